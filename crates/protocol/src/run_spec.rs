@@ -1,0 +1,122 @@
+//! The run file: what a researcher declares about a run, in TOML.
+
+use opengpu_rounds::RoundSettings;
+use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
+use serde::{Deserialize, Serialize};
+
+/// A run file, complete once the coordinator has filled in what may be left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSpec {
+    /// For people; unique per coordinator.
+    pub name: String,
+    /// Name of a dataset that the coordinator holds.
+    pub dataset: String,
+    /// Decides the first weights, the permutation of the data, and every draw.
+    #[serde(default)]
+    pub seed: u64,
+    /// A preset's name; or give `[model]`.
+    #[serde(default)]
+    pub preset: Option<String>,
+    /// The model. From a preset its vocabulary is replaced by the dataset tokenizer's.
+    #[serde(default)]
+    pub model: Option<ModelConfig>,
+    /// Sequences in a block; a multiple of `inner.batch_sequences`.
+    #[serde(default = "default_block_sequences")]
+    pub block_sequences: usize,
+    /// Rounds, deadlines, quorum.
+    pub round: RoundSettings,
+    /// Inner optimiser.
+    #[serde(default)]
+    pub inner: InnerSettings,
+    /// Compression and the outer optimiser.
+    #[serde(default)]
+    pub sync: SyncSettings,
+    /// Evaluate on held-out tokens every so many rounds (0: only at start and end).
+    #[serde(default = "default_evaluate_every")]
+    pub evaluate_every: u64,
+    /// Write a base checkpoint every so many rounds.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: u64,
+}
+
+fn default_block_sequences() -> usize {
+    InnerSettings::default().batch_sequences
+}
+fn default_evaluate_every() -> u64 {
+    5
+}
+fn default_checkpoint_every() -> u64 {
+    10
+}
+
+/// Update codec, merge codec, aggregation and outer optimiser.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncSettings {
+    /// How workers compress their updates.
+    pub up: Codec,
+    /// How the merge is compressed.
+    pub down: Codec,
+    /// Decay of the workers' error feedback, once a round.
+    pub feedback_decay: f32,
+    /// Decay of the coordinator's error feedback, once a round.
+    pub down_feedback_decay: f32,
+    /// Floor of a coordinate's denominator, as a part of the round's weight.
+    pub tau: f32,
+    /// Outer learning rate.
+    pub outer_rate: f32,
+    /// Outer momentum (0: plain SGD).
+    pub outer_momentum: f32,
+    /// Whether the momentum is Nesterov's.
+    pub nesterov: bool,
+    /// Whether each tensor of an update is clipped to the round's median norm.
+    pub clip_to_median_norm: bool,
+}
+
+impl Default for SyncSettings {
+    fn default() -> Self {
+        Self {
+            up: Codec::Sparse { k: 128 },
+            down: Codec::Sparse { k: 512 },
+            feedback_decay: 0.8,
+            down_feedback_decay: 1.0,
+            tau: 0.25,
+            outer_rate: 1.5,
+            outer_momentum: 0.0,
+            nesterov: false,
+            clip_to_median_norm: true,
+        }
+    }
+}
+
+/// A codec of the format document, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "codec")]
+pub enum Codec {
+    /// Top `k` of each chunk of 4096, 12-bit indices and 2-bit values.
+    Sparse {
+        /// Kept per chunk, 1 to 4096.
+        k: u16,
+    },
+    /// Every weight, 8 bits.
+    Int8,
+    /// Every weight, 4 bits.
+    Int4,
+    /// Every weight, 2 bits.
+    Int2,
+    /// Every weight, exactly (control).
+    Float32,
+}
+
+impl From<Codec> for opengpu_merge::Codec {
+    fn from(codec: Codec) -> Self {
+        match codec {
+            Codec::Sparse { k } => Self::Sparse { k },
+            Codec::Int8 => Self::Int8,
+            Codec::Int4 => Self::Int4,
+            Codec::Int2 => Self::Int2,
+            Codec::Float32 => Self::Float32,
+        }
+    }
+}

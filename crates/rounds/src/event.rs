@@ -1,0 +1,186 @@
+//! The decisions of a run, as they are stored. Folding them never decides anything.
+//!
+//! Versioned: a variant or field is never renamed, retyped or removed, only added with
+//! a default, so that a newer program reads an older log to the same state.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AssignmentId, FeedbackId, Hash, NodeId, Revision, RoundSettings, WorkerId};
+
+/// Half-open range of global block numbers. Block `b` is position `b % blocks_per_epoch`
+/// of epoch `b / blocks_per_epoch`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BlockRange {
+    /// First block.
+    pub start: u64,
+    /// One past the last block.
+    pub end: u64,
+}
+
+/// One decision, with when it was taken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds on the coordinator's monotonic clock.
+    pub at_ms: u64,
+    /// What was decided.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What was decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EventKind {
+    /// The run exists, in phase Draft.
+    Created {
+        /// Its rules.
+        settings: RoundSettings,
+    },
+    /// The run waits for workers.
+    Forming,
+    /// A worker takes part from the next round on.
+    WorkerJoined {
+        /// Who.
+        worker: WorkerId,
+        /// On which machine.
+        node: NodeId,
+        /// The life of its error feedback.
+        feedback: FeedbackId,
+        /// Founders joined before the first round: their first update is merged.
+        founder: bool,
+    },
+    /// A worker's error feedback was lost and starts again at zero.
+    FeedbackReset {
+        /// Whose.
+        worker: WorkerId,
+        /// The new life.
+        feedback: FeedbackId,
+    },
+    /// A worker takes part no more; what it held went back by `LeaseReturned`.
+    WorkerLeft {
+        /// Who.
+        worker: WorkerId,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// A round opened.
+    RoundOpened {
+        /// Its number; the merge that closes it makes revision `round + 1` of the lineage
+        /// when `base.number == round`.
+        round: u64,
+        /// The weights that its workers start from.
+        base: Revision,
+        /// When training ends.
+        deadline_ms: u64,
+    },
+    /// Blocks were leased to a worker.
+    Assigned {
+        /// The lease.
+        assignment: AssignmentId,
+        /// To whom.
+        worker: WorkerId,
+        /// In which round.
+        round: u64,
+        /// From which weights.
+        base: Revision,
+        /// Which blocks, in training order.
+        blocks: Vec<BlockRange>,
+        /// How often the first of these blocks has been leased before.
+        attempt: u32,
+    },
+    /// An update arrived whole and passed the checks.
+    UpdateAccepted {
+        /// Which assignment it answers.
+        assignment: AssignmentId,
+        /// How many of its blocks were completed: a prefix. The rest went back at once.
+        blocks_completed: u64,
+        /// The payload's blob.
+        payload: Hash,
+        /// Its size.
+        payload_bytes: u64,
+        /// Tokens it is credited with.
+        tokens: u64,
+        /// False: checked and credited but not merged (a joiner's first update).
+        mergeable: bool,
+    },
+    /// A lease ended without an update; its blocks may be leased again.
+    LeaseReturned {
+        /// Which.
+        assignment: AssignmentId,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// Training time is over; updates are waited for until `grace_ends_ms`.
+    Collecting {
+        /// Which round.
+        round: u64,
+        /// Until when.
+        grace_ends_ms: u64,
+    },
+    /// A round closed with these updates, in the order of aggregation.
+    RoundClosed {
+        /// Which round.
+        round: u64,
+        /// What will be merged; never empty.
+        updates: Vec<AssignmentId>,
+        /// Why now, for a person.
+        reason: String,
+    },
+    /// A round closed without a merge (no quorum); its accepted updates wait for the next.
+    RoundAbandoned {
+        /// Which round.
+        round: u64,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// A closed round was merged.
+    Merged {
+        /// Which round.
+        round: u64,
+        /// The weights it made.
+        revision: Revision,
+        /// The merge's blob.
+        merge: Hash,
+        /// The merge's size.
+        merge_bytes: u64,
+        /// Digest of the revision's weights.
+        digest: Hash,
+        /// The clip factor of each merged update, in `RoundClosed` order.
+        factors: Vec<f32>,
+    },
+    /// A revision was written as a base checkpoint that joiners start from.
+    Checkpointed {
+        /// Which revision.
+        revision: Revision,
+        /// Blob of its canonical weights; equals the revision's digest.
+        weights: Hash,
+        /// Blob of the outer optimiser's state at that revision.
+        outer_state: Hash,
+    },
+    /// A person paused the run; rounds in flight are abandoned and their leases returned.
+    Paused {
+        /// Why.
+        reason: String,
+    },
+    /// A person resumed it.
+    Resumed,
+    /// The run went back to a checkpointed revision, in a new lineage.
+    RolledBack {
+        /// Where it went back to, in the old lineage.
+        to: Revision,
+        /// The same weights' name in the new lineage.
+        revision: Revision,
+        /// Why.
+        reason: String,
+    },
+    /// The run reached its number of rounds, or a person stopped it.
+    Finished {
+        /// Why.
+        reason: String,
+    },
+    /// The run can't go on.
+    Failed {
+        /// Why, and what a person can do.
+        reason: String,
+    },
+}

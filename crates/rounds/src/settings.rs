@@ -1,0 +1,54 @@
+//! What a run declares about its rounds.
+
+use serde::{Deserialize, Serialize};
+
+/// The part of a run file that the state machine reads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundSettings {
+    /// Outer steps after which the run is finished.
+    pub rounds: u64,
+    /// Blocks in one epoch of the dataset (filled in when the run is created).
+    #[serde(default)]
+    pub blocks_per_epoch: u64,
+    /// Workers needed before the first round opens, and to open any later one.
+    pub min_workers: u32,
+    /// Workers that get an assignment in one round, at most.
+    pub max_workers: u32,
+    /// Updates that a round needs before it may be merged.
+    pub quorum: u32,
+    /// How long workers train in one round.
+    pub duration_ms: u64,
+    /// How long after the deadline the round still waits for updates.
+    pub grace_ms: u64,
+    /// How long a forming run waits for more than `min_workers`.
+    pub forming_ms: u64,
+    /// Most blocks in one assignment, whatever the worker's speed (H, if a block is one step).
+    pub max_blocks: u64,
+    /// How many blocks more than the measured speed predicts a worker gets, as a factor
+    /// (1.0: none). The worker stops at the deadline; its finished prefix counts.
+    pub stretch: f32,
+    /// Rounds after which a silent worker's lease returns and its update is refused.
+    pub staleness_rounds: u64,
+    /// A worker not heard of for this long counts as gone.
+    pub silence_ms: u64,
+}
+
+impl Default for RoundSettings {
+    fn default() -> Self {
+        Self {
+            rounds: 100,
+            blocks_per_epoch: 0,
+            min_workers: 1,
+            max_workers: 1024,
+            quorum: 1,
+            duration_ms: 60_000,
+            grace_ms: 30_000,
+            forming_ms: 10_000,
+            max_blocks: 100,
+            stretch: 1.0,
+            staleness_rounds: 2,
+            silence_ms: 30_000,
+        }
+    }
+}
