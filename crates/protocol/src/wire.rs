@@ -1,6 +1,8 @@
 //! What goes over the network as JSON. Durations, never clock times; ids are integers.
 
-use opengpu_rounds::{AssignmentId, BlockRange, FeedbackId, Hash, NodeId, Revision, RunId, WorkerId};
+use opengpu_rounds::{
+    AssignmentId, BlockRange, FeedbackId, Hash, NodeId, Revision, RunId, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -1,0 +1,122 @@
+//! Bodies of the operator's requests (`Authorization: Bearer`, the token in the file
+//! `operator.token` of the coordinator's home) that are not already in [`wire`](crate::wire).
+
+use opengpu_rounds::{Event, Revision};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `POST /v1/runs/{run}/rollback`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// A checkpointed revision of the live lineage.
+    pub to: Revision,
+}
+
+/// Answer to `POST /v1/runs/{run}/export`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Exported {
+    /// The Hugging Face folder on the coordinator's machine.
+    pub path: String,
+}
+
+/// `POST /v1/runs/{run}/sample`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SampleRequest {
+    /// What comes before.
+    pub prompt: String,
+    /// How many tokens to add.
+    pub max_tokens: usize,
+    /// 0: always the most likely token.
+    pub temperature: f64,
+    /// Decides every draw.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+/// Answer to [`SampleRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Sampled {
+    /// The continuation only.
+    pub text: String,
+}
+
+/// `POST /v1/tokens`: make an enrolment token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// For people.
+    pub label: String,
+    /// How many machines may enrol with it.
+    pub uses: u32,
+}
+
+/// Answer to [`TokenRequest`]; the only time the token is shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TokenMade {
+    /// For `opengpu join`.
+    pub token: String,
+}
+
+/// One entry of `GET /v1/runs/{run}/log?after=`, which answers with a list of them, oldest
+/// first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Gapless within the run, from 1.
+    pub sequence: u64,
+    /// The decision.
+    pub event: Event,
+}
+
+/// What an operator can tell a run: `POST /v1/runs/{run}/{action}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RunAction {
+    /// From Draft to Forming.
+    Start,
+    /// Stop training for a while.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Finish early.
+    Stop,
+}
+
+impl RunAction {
+    /// As in the path.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+/// What an operator can do with a node: `POST /v1/nodes/{id}/{action}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeAction {
+    /// Finish what it holds, give it nothing new.
+    Drain,
+    /// Take part in nothing, until restored.
+    Quarantine,
+    /// Refuse its requests.
+    Ban,
+    /// Active again.
+    Restore,
+}
+
+impl NodeAction {
+    /// As in the path.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Quarantine => "quarantine",
+            Self::Ban => "ban",
+            Self::Restore => "restore",
+        }
+    }
+}
