@@ -1,11 +1,19 @@
 //! What coordinator, agent, portal and command line say to each other: the wire types, the
 //! signature on a node's requests, and the HTTP client that all callers share. No server.
+mod check;
+pub mod client;
+mod download;
+mod join;
 pub mod operator;
 mod replay;
 mod run_spec;
 pub mod signing;
 pub mod wire;
 
+pub use check::SpecError;
+pub use client::{Client, ClientError};
+pub use download::{CHUNK_BYTES, Download};
 pub use ed25519_dalek::SigningKey;
+pub use join::JoinString;
 pub use replay::ReplayWindow;
 pub use run_spec::{Codec, RunSpec, SyncSettings};

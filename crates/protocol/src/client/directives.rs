@@ -1,0 +1,94 @@
+//! The directive stream: newline-delimited JSON that never ends, with signs of life.
+
+use std::time::Duration;
+
+use reqwest::Response;
+
+use super::send::Call;
+use super::{Client, ClientError};
+use crate::wire::Plan;
+
+/// Longest line that is read.
+const LINE_LIMIT: usize = 4 << 20;
+
+/// An open stream of plans.
+#[derive(Debug)]
+pub struct Directives {
+    response: Response,
+    unread: Vec<u8>,
+    server: String,
+    silence: Duration,
+}
+
+const OPERATION: &str = "read the directives";
+
+impl Client {
+    /// `GET /v1/directives`. The stream counts as broken after `silence` without a byte.
+    pub async fn directives(&self, silence: Duration) -> Result<Directives, ClientError> {
+        let call = Call {
+            timeout: None,
+            attempts: 1,
+            ..Call::get(OPERATION, "/v1/directives")
+        };
+        let response = tokio::time::timeout(silence, self.send(&call))
+            .await
+            .map_err(|_| stalled(self.server(), silence))??;
+        let server = self.server().to_owned();
+        Ok(Directives {
+            response,
+            unread: Vec::new(),
+            server,
+            silence,
+        })
+    }
+}
+
+impl Directives {
+    /// The next plan; None when the coordinator closed the stream. Dropping the future loses
+    /// nothing.
+    pub async fn next(&mut self) -> Result<Option<Plan>, ClientError> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                if line.trim_ascii().is_empty() {
+                    continue;
+                }
+                let plan =
+                    serde_json::from_slice(&line).map_err(|source| ClientError::BadAnswer {
+                        operation: OPERATION.to_owned(),
+                        server: self.server.clone(),
+                        expected: "plan",
+                        source,
+                    })?;
+                return Ok(Some(plan));
+            }
+            if self.unread.len() > LINE_LIMIT {
+                let limit = LINE_LIMIT as u64;
+                return Err(ClientError::TooLarge {
+                    operation: OPERATION.to_owned(),
+                    limit,
+                });
+            }
+            let chunk = tokio::time::timeout(self.silence, self.response.chunk())
+                .await
+                .map_err(|_| stalled(&self.server, self.silence))?
+                .map_err(|source| ClientError::Unreachable {
+                    operation: OPERATION.to_owned(),
+                    server: self.server.clone(),
+                    source,
+                })?;
+            match chunk {
+                Some(chunk) => self.unread.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn stalled(server: &str, silence: Duration) -> ClientError {
+    ClientError::Stalled {
+        operation: OPERATION.to_owned(),
+        server: server.to_owned(),
+        seconds: silence.as_secs(),
+    }
+}
