@@ -112,6 +112,25 @@ pub enum RequestBody {
     Stop,
 }
 
+impl RequestBody {
+    /// Its word on the wire, for errors and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "hello",
+            Self::Load { .. } => "load",
+            Self::Calibrate { .. } => "calibrate",
+            Self::Train(_) => "train",
+            Self::Finish => "finish",
+            Self::Evaluate { .. } => "evaluate",
+            Self::Sample { .. } => "sample",
+            Self::Initialise { .. } => "initialise",
+            Self::Export { .. } => "export",
+            Self::Import { .. } => "import",
+            Self::Stop => "stop",
+        }
+    }
+}
+
 /// A token stream on disk, in order: little-endian, `token_bytes` each.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TokenFiles {

@@ -69,8 +69,19 @@ pub fn preset_names() -> impl Iterator<Item = &'static str> {
 impl ModelConfig {
     /// The preset of that name, if there is one.
     pub fn preset(name: &str) -> Option<Self> {
-        let (_, [hidden, feed_forward, layers, heads, kv_heads, context, vocabulary], tied) =
-            *PRESETS.iter().find(|preset| preset.0 == name)?;
+        let (
+            _,
+            [
+                hidden,
+                feed_forward,
+                layers,
+                heads,
+                kv_heads,
+                context,
+                vocabulary,
+            ],
+            tied,
+        ) = *PRESETS.iter().find(|preset| preset.0 == name)?;
         Some(Self {
             vocab_size: vocabulary,
             hidden_size: hidden,
@@ -92,9 +103,13 @@ impl ModelConfig {
         let key_value = hidden / self.num_attention_heads * self.num_key_value_heads;
         let mut tensors = Vec::new();
         let mut add = |name: String, shape: Vec<usize>| tensors.push(TensorShape { name, shape });
-        add("model.embed_tokens.weight".into(), vec![self.vocab_size, hidden]);
+        add(
+            "model.embed_tokens.weight".into(),
+            vec![self.vocab_size, hidden],
+        );
         for layer in 0..self.num_hidden_layers {
-            let mut add = |name: &str, shape| add(format!("model.layers.{layer}.{name}.weight"), shape);
+            let mut add =
+                |name: &str, shape| add(format!("model.layers.{layer}.{name}.weight"), shape);
             add("input_layernorm", vec![hidden]);
             add("self_attn.q_proj", vec![hidden, hidden]);
             add("self_attn.k_proj", vec![key_value, hidden]);
@@ -131,8 +146,11 @@ impl ModelConfig {
         if let Some((name, _)) = positive.iter().find(|field| field.1 == 0) {
             return Err(format!("{name} is 0; it must be at least 1"));
         }
-        let (hidden, heads, key_value) =
-            (self.hidden_size, self.num_attention_heads, self.num_key_value_heads);
+        let (hidden, heads, key_value) = (
+            self.hidden_size,
+            self.num_attention_heads,
+            self.num_key_value_heads,
+        );
         if hidden % heads != 0 || (hidden / heads) % 2 != 0 {
             return Err(format!(
                 "hidden_size {hidden} over num_attention_heads {heads} must be a whole even number"
