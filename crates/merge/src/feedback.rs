@@ -1,0 +1,89 @@
+//! Error feedback on the worker's side: what compression leaves out of one update is kept
+//! and goes into the next. Works on buffers of the caller, which may be memory-mapped, and
+//! allocates nothing in proportion to the model but the payload.
+//!
+//! It is a transaction. [`send`] takes what it sends out of the buffer; the caller journals
+//! the payload by its update's id. Merged whole: nothing is left to do. Merged in part, or
+//! not at all: [`restore`] puts the part back. A refused [`send`] has changed nothing.
+
+use rayon::prelude::*;
+
+use crate::encode::{Encoder, check_request, join};
+use crate::layout::span;
+use crate::{Codec, DecodeError, EncodeError, Layout, Payload};
+
+/// `e ← decay · e + (global − local)`, sends what the codec keeps of `e`, `e ← e − sent`.
+/// Float32 operations in that order, none fused.
+pub fn send(
+    codec: Codec,
+    layout: &Layout,
+    decay: f32,
+    feedback: &mut [f32],
+    global: &[f32],
+    local: &[f32],
+) -> Result<Vec<u8>, EncodeError> {
+    for buffer in [&*feedback, global, local] {
+        check_request(codec, layout, buffer.len())?;
+    }
+    if !(0.0..=1.0).contains(&decay) {
+        return Err(EncodeError::BadDecay {
+            found: decay.to_string(),
+        });
+    }
+    let accumulated = |e: f32, global: f32, local: f32| decay * e + (global - local);
+
+    const BLOCK: usize = 1 << 16;
+    let bad_block = feedback
+        .par_chunks(BLOCK)
+        .zip(global.par_chunks(BLOCK).zip(local.par_chunks(BLOCK)))
+        .position_first(|(e, (global, local))| {
+            let values = e.iter().zip(global).zip(local);
+            values.fold(false, |any, ((e, g), l)| {
+                any | !accumulated(*e, *g, *l).is_finite()
+            })
+        });
+    if let Some(block) = bad_block {
+        let from = block * BLOCK;
+        let values = feedback[from..]
+            .iter()
+            .zip(&global[from..])
+            .zip(&local[from..]);
+        let at = values
+            .map(|((e, g), l)| accumulated(*e, *g, *l))
+            .position(|value| !value.is_finite())
+            .unwrap_or_default();
+        return Err(EncodeError::NotFinite { index: from + at });
+    }
+
+    let parts = layout.split(feedback);
+    let groups: Vec<_> = layout.groups().collect();
+    let records = parts
+        .into_par_iter()
+        .zip(groups)
+        .map(|(part, chunks)| {
+            let mut encoder = Encoder::new(codec, chunks);
+            let first = span(chunks).start;
+            for chunk in chunks {
+                let whole = chunk.start..chunk.start + chunk.len;
+                let e = &mut part[whole.start - first..whole.end - first];
+                for ((e, g), l) in e.iter_mut().zip(&global[whole.clone()]).zip(&local[whole]) {
+                    *e = accumulated(*e, *g, *l);
+                }
+                encoder.encode(e);
+            }
+            encoder.bytes
+        })
+        .collect();
+    Ok(join(codec, layout, records))
+}
+
+/// Puts back the part of a sent payload that was not merged: 1 for an update that is in no
+/// merge, `1 − factor` for a clipped one.
+pub fn restore(
+    layout: &Layout,
+    payload: &[u8],
+    part_not_merged: f32,
+    feedback: &mut [f32],
+) -> Result<(), DecodeError> {
+    Payload::parse(layout, payload)?.add_scaled(layout, part_not_merged, feedback)
+}

@@ -1,0 +1,211 @@
+//! Reading a payload: an update or a merge, in whatever codec its header names.
+//!
+//! [`Payload::parse`] checks every byte before anything is applied, so that a bad payload
+//! changes nothing. It allocates in proportion to the layout, never to what a payload says.
+
+use rayon::prelude::*;
+
+use crate::layout::{Chunk, span};
+use crate::{CHUNK, Codec, DecodeError, Layout, dense, header, sparse};
+
+/// A payload that was checked from the first to the last byte.
+#[derive(Clone, Debug)]
+pub struct Payload<'a> {
+    codec: Codec,
+    bytes: &'a [u8],
+    /// Where the first record of each group of chunks starts.
+    offsets: Vec<usize>,
+}
+
+impl<'a> Payload<'a> {
+    /// Checks a payload for a model: size, header, scales, values, order and bounds of
+    /// indices, unused bits.
+    pub fn parse(layout: &Layout, bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let codec = header::read(layout, bytes)?;
+        let limit = crate::max_bytes(codec, layout);
+        if bytes.len() > limit {
+            return Err(DecodeError::TooLong {
+                limit,
+                got: bytes.len(),
+            });
+        }
+        let mut payload = Self {
+            codec,
+            bytes,
+            offsets: Vec::with_capacity(layout.groups().len()),
+        };
+        let mut chosen = [0; CHUNK];
+        let mut offset = header::BYTES;
+        for (number, chunk) in layout.chunks().iter().enumerate() {
+            if number.is_multiple_of(crate::layout::GROUP) {
+                payload.offsets.push(offset);
+            }
+            let mut records = Records {
+                codec,
+                bytes: &bytes[offset..],
+                check: true,
+            };
+            match records.next(chunk, number, &mut chosen) {
+                Ok(_) => offset = bytes.len() - records.bytes.len(),
+                Err(DecodeError::TooShort { needed, .. }) => {
+                    let needed = offset.saturating_add(needed);
+                    return Err(DecodeError::TooShort {
+                        needed,
+                        got: bytes.len(),
+                    });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if offset != bytes.len() {
+            return Err(DecodeError::TooLong {
+                limit: offset,
+                got: bytes.len(),
+            });
+        }
+        Ok(payload)
+    }
+
+    /// The codec that its header names.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// `weights[i] -= value[i]` for every weight that is sent. One float32 subtraction each:
+    /// the same bits on every machine.
+    pub fn subtract(&self, layout: &Layout, weights: &mut [f32]) -> Result<(), DecodeError> {
+        self.apply(layout, weights, |weight, value| *weight -= value)
+    }
+
+    /// `target[i] += value[i] * scale`, one multiplication and one addition each.
+    pub fn add_scaled(
+        &self,
+        layout: &Layout,
+        scale: f32,
+        target: &mut [f32],
+    ) -> Result<(), DecodeError> {
+        if !scale.is_finite() {
+            return Err(DecodeError::Factor {
+                found: scale.to_string(),
+            });
+        }
+        self.apply(layout, target, |slot, value| *slot += value * scale)
+    }
+
+    /// Does something with every weight that is sent.
+    fn apply(
+        &self,
+        layout: &Layout,
+        target: &mut [f32],
+        apply: impl Fn(&mut f32, f32) + Sync,
+    ) -> Result<(), DecodeError> {
+        if target.len() != layout.len() {
+            return Err(DecodeError::WrongTarget {
+                expected: layout.len(),
+                got: target.len(),
+            });
+        }
+        let parts = layout.split(target);
+        parts
+            .into_par_iter()
+            .zip(layout.groups().collect::<Vec<_>>())
+            .enumerate()
+            .try_for_each(|(group, (part, chunks))| {
+                let mut records = self.group(group);
+                let mut chosen = [0; CHUNK];
+                let first = span(chunks).start;
+                for chunk in chunks {
+                    let record = records.next(chunk, 0, &mut chosen)?;
+                    let from = chunk.start - first;
+                    record.for_each(&chosen, &mut part[from..from + chunk.len], &apply);
+                }
+                Ok(())
+            })
+    }
+
+    /// The records of a group of chunks.
+    pub(crate) fn group(&self, group: usize) -> Records<'a> {
+        Records {
+            codec: self.codec,
+            bytes: &self.bytes[self.offsets[group]..],
+            check: false,
+        }
+    }
+
+    /// Euclidean norm of what is sent to each tensor.
+    pub fn norms(&self, layout: &Layout) -> Vec<f64> {
+        let mut squares = vec![0f64; layout.tensors().len()];
+        let mut chosen = [0; CHUNK];
+        for (group, chunks) in layout.groups().enumerate() {
+            let mut records = self.group(group);
+            for chunk in chunks {
+                // It was checked: an error here is out of reach, and would count as nothing.
+                if let Ok(record) = records.next(chunk, 0, &mut chosen) {
+                    squares[chunk.tensor] += record.square_sum(chunk.len);
+                }
+            }
+        }
+        squares.into_iter().map(f64::sqrt).collect()
+    }
+}
+
+/// Records of neighbouring chunks, one after the other.
+pub(crate) struct Records<'a> {
+    codec: Codec,
+    bytes: &'a [u8],
+    check: bool,
+}
+
+impl<'a> Records<'a> {
+    /// The record of the next chunk. For a sparse one its indices go to `chosen`.
+    pub fn next(
+        &mut self,
+        chunk: &Chunk,
+        number: usize,
+        chosen: &mut [u16; CHUNK],
+    ) -> Result<Record<'a>, DecodeError> {
+        if let Codec::Sparse { k } = self.codec {
+            let record = sparse::Record::read(self.bytes, k.into(), chunk.len, number, chosen)?;
+            self.bytes = &self.bytes[record.bytes..];
+            return Ok(Record::Sparse(record));
+        }
+        let needed = self.codec.max_record_bytes(chunk.len);
+        let Some((record, rest)) = self.bytes.split_at_checked(needed) else {
+            return Err(DecodeError::TooShort {
+                needed,
+                got: self.bytes.len(),
+            });
+        };
+        self.bytes = rest;
+        dense::Record::read(self.codec, record, chunk.len, number, self.check).map(Record::Dense)
+    }
+}
+
+/// What is sent of one chunk.
+pub(crate) enum Record<'a> {
+    Sparse(sparse::Record<'a>),
+    Dense(dense::Record<'a>),
+}
+
+impl Record<'_> {
+    /// Does something with every weight that is sent, in order.
+    pub fn for_each<T>(
+        &self,
+        chosen: &[u16; CHUNK],
+        target: &mut [T],
+        apply: impl Fn(&mut T, f32),
+    ) {
+        match self {
+            Self::Sparse(record) => record.for_each(chosen, target, apply),
+            Self::Dense(record) => record.for_each(target, apply),
+        }
+    }
+
+    /// Sum of the squares of what is sent.
+    fn square_sum(&self, len: usize) -> f64 {
+        match self {
+            Self::Sparse(record) => record.square_sum(),
+            Self::Dense(record) => record.square_sum(len),
+        }
+    }
+}

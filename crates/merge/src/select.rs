@@ -1,0 +1,109 @@
+//! Which weights of a chunk are kept: the `k` of largest magnitude, the lower index first
+//! where magnitudes are equal, zeros never.
+//!
+//! Magnitudes of floats are ordered like their bits without the sign, so selection is done
+//! on integers and is exact. Neighbouring chunks of a tensor have nearly the same smallest
+//! kept magnitude: a guess from the last chunk leaves a few candidates in one pass, and the
+//! exact choice is made among those. A guess that was too high falls back to a histogram.
+//! The guess decides how long it takes, never what is kept.
+
+use crate::CHUNK;
+
+/// Scratch space and the guess.
+pub(crate) struct Selector {
+    /// Candidates as magnitude and 4095 − index in one integer: the order of preference.
+    candidates: Vec<u64>,
+    /// A copy to find the smallest kept one in.
+    scratch: Vec<u64>,
+    /// Chosen indices, rising.
+    chosen: Vec<u16>,
+    /// Magnitude bits above which the last chunk's candidates were looked for.
+    guess: u32,
+}
+
+/// Histogram bins: exponent and three bits of the fraction.
+const BINS: usize = 2048;
+
+impl Selector {
+    pub fn new() -> Self {
+        Self {
+            candidates: vec![0; CHUNK],
+            scratch: Vec::with_capacity(CHUNK),
+            chosen: Vec::with_capacity(CHUNK),
+            guess: u32::MAX,
+        }
+    }
+
+    /// Indices of the kept weights of a chunk, rising; all values must be finite.
+    pub fn select(&mut self, values: &[f32], k: usize) -> &[u16] {
+        self.chosen.clear();
+        let mut found = self.collect(values, self.guess.max(1));
+        if found < k {
+            let floor = lowest_bin_of_top(values, k);
+            found = self.collect(values, floor.max(1));
+        }
+        let candidates = &self.candidates[..found];
+        let least = if found <= k {
+            0
+        } else {
+            self.scratch.clear();
+            self.scratch.extend_from_slice(candidates);
+            *self.scratch.select_nth_unstable(found - k).1
+        };
+        self.chosen.extend(
+            candidates
+                .iter()
+                .filter(|&&candidate| candidate >= least)
+                .map(|candidate| (CHUNK - 1) as u16 - (candidate & 0xFFF) as u16),
+        );
+        // Aim a little lower next time: a tenth in magnitude, a few dozen more candidates.
+        let least = f32::from_bits((least >> 12) as u32) * 0.9;
+        self.guess = least.to_bits();
+        &self.chosen
+    }
+
+    /// Collects every weight whose magnitude bits are at least `floor`.
+    fn collect(&mut self, values: &[f32], floor: u32) -> usize {
+        const BLOCK: usize = 16;
+        let mut found = 0;
+        for (block_number, block) in values.chunks(BLOCK).enumerate() {
+            // Most blocks hold no candidate; this test is a few vector instructions.
+            let any = block
+                .iter()
+                .fold(0, |largest, v| magnitude(*v).max(largest))
+                >= floor;
+            if !any {
+                continue;
+            }
+            for (offset, value) in block.iter().enumerate() {
+                let index = block_number * BLOCK + offset;
+                let key = magnitude(*value);
+                self.candidates[found] = u64::from(key) << 12 | (CHUNK - 1 - index) as u64;
+                found += usize::from(key >= floor);
+            }
+        }
+        found
+    }
+}
+
+/// The bits of a float without its sign: ordered like its magnitude.
+fn magnitude(value: f32) -> u32 {
+    value.to_bits() & 0x7FFF_FFFF
+}
+
+/// Lower edge of the highest histogram bin such that `k` weights are in it or above; 0 if
+/// there are fewer.
+fn lowest_bin_of_top(values: &[f32], k: usize) -> u32 {
+    let mut bins = [0u16; BINS];
+    for value in values {
+        bins[(magnitude(*value) >> 20) as usize] += 1;
+    }
+    let mut above = 0usize;
+    for bin in (0..BINS).rev() {
+        above += usize::from(bins[bin]);
+        if above >= k {
+            return (bin as u32) << 20;
+        }
+    }
+    0
+}
