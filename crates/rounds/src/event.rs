@@ -38,6 +38,14 @@ pub enum EventKind {
     },
     /// The run waits for workers.
     Forming,
+    /// Enough workers are ready; the round opens at `opens_ms` with all that are ready
+    /// then, or as soon as nobody is worth waiting for.
+    Gathering {
+        /// Until when others are waited for.
+        opens_ms: u64,
+        /// Who is ready, for a person.
+        reason: String,
+    },
     /// A worker takes part from the next round on.
     WorkerJoined {
         /// Who.
@@ -170,6 +178,11 @@ pub enum EventKind {
         to: Revision,
         /// The same weights' name in the new lineage.
         revision: Revision,
+        /// Why.
+        reason: String,
+    },
+    /// A person stopped the run while a merge was under way; it finishes with that merge.
+    Stopping {
         /// Why.
         reason: String,
     },

@@ -1,8 +1,36 @@
-//! The state machine of a training run, pure: no I/O, no clock, no runtime.
+//! The state machine of a training run: forming, rounds with deadlines, quorum, leases of
+//! blocks, late updates, lineages. Pure: no I/O, no clock, no runtime, no randomness.
+//!
+//! [`Run`] is the folded state. [`Run::decide`] looks at it, at an [`Input`] and at what is
+//! known of the [`Fleet`], and answers with events and a reason; [`Run::fold`] applies an
+//! event and never decides. What must be done in the world (merge, write a checkpoint) is
+//! read from the state ([`Run::pending_merge`], [`Run::pending_checkpoint`]), so the state
+//! is the outbox and doing it twice is harmless.
+//!
+//! [`simulation`] runs a whole fleet in simulated time against the same code.
+//!
+//! Deliberately absent: payloads, weights and checks of their contents (`merge`), who a
+//! worker is and whether it may take part (the coordinator), refused requests (they are no
+//! events, so that nobody can grow the log by being refused).
+
+mod blocks;
+mod decide;
 mod event;
+mod explain;
+mod fold;
 mod ids;
+mod input;
+mod reads;
+mod run;
 mod settings;
+pub mod simulation;
 
 pub use event::{BlockRange, Event, EventKind};
 pub use ids::{AssignmentId, FeedbackId, Hash, NodeId, NotAHash, Revision, RunId, WorkerId};
+pub use input::{Decision, Fleet, Input, Refusal, WorkerSight, fleet_after_restart};
+pub use reads::{PendingMerge, PendingUpdate, weight};
+pub use run::{
+    Checkpoint, Lease, Lineage, Member, MergeRecord, OpenRound, Outcome, Phase, RoundSummary, Run,
+    Totals, Verdict,
+};
 pub use settings::RoundSettings;

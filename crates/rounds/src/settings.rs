@@ -52,3 +52,37 @@ impl Default for RoundSettings {
         }
     }
 }
+
+impl RoundSettings {
+    /// What makes these settings unusable, as a sentence that names the number.
+    pub fn problem(&self) -> Option<String> {
+        let positive = [
+            ("rounds", self.rounds),
+            ("blocks_per_epoch", self.blocks_per_epoch),
+            ("min_workers", self.min_workers.into()),
+            ("quorum", self.quorum.into()),
+            ("duration_ms", self.duration_ms),
+            ("max_blocks", self.max_blocks),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Some(format!("{name} is 0; it must be at least 1"));
+        }
+        if self.max_workers < self.min_workers {
+            let (most, least) = (self.max_workers, self.min_workers);
+            return Some(format!(
+                "max_workers is {most}, less than min_workers, {least}"
+            ));
+        }
+        if self.quorum > self.max_workers {
+            let (quorum, most) = (self.quorum, self.max_workers);
+            return Some(format!("quorum is {quorum}, more than max_workers, {most}"));
+        }
+        if !(self.stretch.is_finite() && (0.1..=10.0).contains(&self.stretch)) {
+            return Some(format!(
+                "stretch is {}; it lies between 0.1 and 10",
+                self.stretch
+            ));
+        }
+        None
+    }
+}

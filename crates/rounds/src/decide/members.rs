@@ -1,0 +1,103 @@
+//! Joining, leaving, and lives of error feedback.
+
+use super::{Deciding, Granted, refuse};
+use crate::{AssignmentId, EventKind, FeedbackId, NodeId, Phase, WorkerId};
+
+impl Deciding<'_> {
+    pub(super) fn join(&mut self, worker: WorkerId, node: NodeId, feedback: FeedbackId) -> Granted {
+        let run = self.run();
+        if run.phase == Phase::Finished {
+            return refuse(
+                "run_finished",
+                "the run is finished; it takes no more workers",
+            );
+        }
+        // A founder joins before any round; later, an update must be seen first.
+        let founder = run.next_round == 0;
+        if let Some(member) = run.members.get(&worker) {
+            if member.node != node {
+                let owner = member.node;
+                return refuse(
+                    "wrong_node",
+                    format!("worker {worker} belongs to node {owner}, not to node {node}"),
+                );
+            }
+            if member.retired_feedback == Some(feedback) {
+                return refuse_retired(feedback);
+            }
+            if member.present {
+                return self.reset_feedback(worker, feedback);
+            }
+        }
+        self.emit(EventKind::WorkerJoined {
+            worker,
+            node,
+            feedback,
+            founder,
+        });
+        Ok(())
+    }
+
+    pub(super) fn reset_feedback(&mut self, worker: WorkerId, feedback: FeedbackId) -> Granted {
+        let run = self.run();
+        if run.phase == Phase::Finished {
+            return refuse(
+                "run_finished",
+                "the run is finished; error feedback is over",
+            );
+        }
+        let Some(member) = run.members.get(&worker).filter(|member| member.present) else {
+            return refuse(
+                "unknown_worker",
+                format!("worker {worker} has not joined the run"),
+            );
+        };
+        if member.feedback == Some(feedback) {
+            return Ok(());
+        }
+        if member.retired_feedback == Some(feedback) {
+            return refuse_retired(feedback);
+        }
+        self.emit(EventKind::FeedbackReset { worker, feedback });
+        Ok(())
+    }
+
+    pub(super) fn leave(&mut self, worker: WorkerId, reason: &str) -> Granted {
+        let member = self.run().members.get(&worker);
+        if !member.is_some_and(|member| member.present) {
+            return Ok(());
+        }
+        self.return_leases(&format!("worker {worker} left: {reason}"), |_, holder| {
+            holder == worker
+        });
+        self.emit(EventKind::WorkerLeft {
+            worker,
+            reason: reason.to_owned(),
+        });
+        Ok(())
+    }
+
+    /// Returns the leases that `which` picks by assignment and worker.
+    pub(super) fn return_leases(
+        &mut self,
+        reason: &str,
+        which: impl Fn(AssignmentId, WorkerId) -> bool,
+    ) {
+        let leases = self.run().leases.iter();
+        let picked = leases.filter(|(id, lease)| which(**id, lease.worker));
+        let picked: Vec<_> = picked.map(|(id, _)| *id).collect();
+        for assignment in picked {
+            self.emit(EventKind::LeaseReturned {
+                assignment,
+                reason: reason.to_owned(),
+            });
+        }
+    }
+}
+
+fn refuse_retired(feedback: FeedbackId) -> Granted {
+    refuse(
+        "feedback_retired",
+        format!("error feedback {feedback} has ended; start at zero under a new id"),
+    )
+}

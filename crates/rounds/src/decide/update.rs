@@ -1,0 +1,141 @@
+//! Updates: accepted, accepted as late, or refused with the number that decided it.
+
+use super::{Deciding, Granted, refuse};
+use crate::explain::count;
+use crate::{AssignmentId, EventKind, Hash, Input, Lease, Outcome, Refusal, Revision, WorkerId};
+
+impl Deciding<'_> {
+    pub(super) fn update(&mut self, input: &Input) -> Granted {
+        let &Input::Update {
+            assignment,
+            worker,
+            base,
+            blocks_completed,
+            payload,
+            payload_bytes,
+            tokens_per_block,
+            feedback,
+        } = input
+        else {
+            return Ok(());
+        };
+        let run = self.run();
+        let Some(member) = run.members.get(&worker) else {
+            return refuse(
+                "unknown_worker",
+                format!("worker {worker} has not joined the run"),
+            );
+        };
+        let Some(lease) = run.leases.get(&assignment) else {
+            return self.settled(assignment, worker, payload);
+        };
+        check_lease(assignment, lease, worker, base, blocks_completed)?;
+        if member.feedback != Some(feedback) {
+            let now = match member.feedback {
+                Some(current) => format!("worker {worker} has error feedback {current} now"),
+                None => format!("worker {worker} has not named its error feedback"),
+            };
+            return refuse(
+                "wrong_feedback",
+                format!("the update was taken from error feedback {feedback}; {now}"),
+            );
+        }
+        if blocks_completed == 0 {
+            let reason = "none of its blocks was completed".to_owned();
+            self.emit(EventKind::LeaseReturned { assignment, reason });
+            return refuse(
+                "nothing_completed",
+                format!("assignment {assignment} has no completed block; it was returned"),
+            );
+        }
+        let (mergeable, round) = (member.proven, lease.round);
+        let late = run.round().saturating_sub(round);
+        self.explain(match (mergeable, late) {
+            (false, _) => "accepted and credited; a joiner's first update is not merged".into(),
+            (true, 0) => "accepted; it waits for its merge".into(),
+            (true, late) => format!(
+                "accepted {} late; it waits for the next merge",
+                count(late as usize, "round")
+            ),
+        });
+        self.emit(EventKind::UpdateAccepted {
+            assignment,
+            blocks_completed,
+            payload,
+            payload_bytes,
+            tokens: blocks_completed.saturating_mul(tokens_per_block),
+            mergeable,
+        });
+        Ok(())
+    }
+
+    /// An update for an assignment that is no longer leased.
+    fn settled(&mut self, assignment: AssignmentId, worker: WorkerId, payload: Hash) -> Granted {
+        let run = self.run();
+        let own = run.members.get(&worker).and_then(|m| m.verdict(assignment));
+        let Some(verdict) = own else {
+            if run.verdict(assignment).is_some() {
+                return refuse(
+                    "wrong_worker",
+                    format!("assignment {assignment} was not given to worker {worker}"),
+                );
+            }
+            return refuse(
+                "unknown_assignment",
+                format!("assignment {assignment} is not known, or too old to be remembered"),
+            );
+        };
+        match (verdict.payload, &verdict.outcome) {
+            (Some(accepted), _) if accepted == payload => {
+                self.explain("accepted before; nothing changes");
+                Ok(())
+            }
+            (Some(accepted), _) => refuse(
+                "another_payload",
+                format!("assignment {assignment} has its update already: payload {accepted}"),
+            ),
+            (None, Outcome::NotMerged { reason }) => refuse(
+                "lease_returned",
+                format!("the blocks of assignment {assignment} were given back: {reason}"),
+            ),
+            (None, _) => refuse("lease_returned", "the lease was returned"),
+        }
+    }
+}
+
+fn check_lease(
+    assignment: AssignmentId,
+    lease: &Lease,
+    worker: WorkerId,
+    base: Revision,
+    blocks_completed: u64,
+) -> Result<(), Refusal> {
+    if lease.worker != worker {
+        return refuse(
+            "wrong_worker",
+            format!("assignment {assignment} was not given to worker {worker}"),
+        );
+    }
+    if lease.base.lineage != base.lineage {
+        let (theirs, ours) = (base.lineage, lease.base.lineage);
+        return refuse(
+            "wrong_lineage",
+            format!("the update is of lineage {theirs}, assignment {assignment} of {ours}"),
+        );
+    }
+    if lease.base != base {
+        let expected = lease.base;
+        return refuse(
+            "wrong_base",
+            format!("assignment {assignment} starts from revision {expected}, not from {base}"),
+        );
+    }
+    let blocks = lease.block_count();
+    if blocks_completed > blocks {
+        return refuse(
+            "too_many_blocks",
+            format!("assignment {assignment} has {blocks} blocks, not {blocks_completed}"),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! What a run waits for, in sentences, and when it should be looked at again.
+//!
+//! A waiting system that can't say why is the first thing its users complain about, so every
+//! sentence names the number that is missing.
+
+use crate::{Fleet, Phase, Run, WorkerId};
+
+impl Run {
+    /// Why the run is where it is and what it waits for: one sentence for a person.
+    pub fn explanation(&self, now_ms: u64, fleet: &Fleet) -> String {
+        let now_ms = now_ms.max(self.last_event_ms);
+        match self.phase {
+            Phase::Draft => "waits to be started".into(),
+            Phase::Forming => self.explain_forming(now_ms, fleet),
+            Phase::Training | Phase::Collecting => self.explain_round(now_ms, fleet),
+            Phase::Merging => {
+                let updates = self.closing.as_ref().map_or(0, |round| round.updates.len());
+                format!(
+                    "merges {} of round {}: {}",
+                    count(updates, "update"),
+                    self.round(),
+                    self.phase_reason
+                )
+            }
+            Phase::Paused => format!("paused: {}", self.phase_reason),
+            Phase::Finished => format!("finished: {}", self.phase_reason),
+            Phase::Failed => format!(
+                "failed: {}; resume it to try again, or roll it back",
+                self.phase_reason
+            ),
+        }
+    }
+
+    fn explain_forming(&self, now_ms: u64, fleet: &Fleet) -> String {
+        let ready = self.ready(now_ms, fleet).len();
+        let needed = self.settings.min_workers.max(1) as usize;
+        let round = self.next_round;
+        if ready < needed {
+            let present = self
+                .members
+                .values()
+                .filter(|member| member.present)
+                .count();
+            return format!(
+                "round {round} waits for {} ({ready} of {needed} ready with revision {}, {present} joined)",
+                count(needed - ready, "more worker"),
+                self.revision,
+            );
+        }
+        let awaited = self.awaited(now_ms, fleet).len();
+        let left = self.opens_ms.map_or(self.settings.forming_ms, |opens| {
+            opens.saturating_sub(now_ms)
+        });
+        let why = match awaited {
+            0 => "for others to join".into(),
+            _ => format!(
+                "for {} to fetch revision {}",
+                count(awaited, "worker"),
+                self.revision
+            ),
+        };
+        format!(
+            "round {round} has {} ready, {needed} needed; it waits {} {why}",
+            count(ready, "worker"),
+            seconds(left)
+        )
+    }
+
+    fn explain_round(&self, now_ms: u64, fleet: &Fleet) -> String {
+        let Some(open) = &self.current else {
+            return self.phase_reason.clone();
+        };
+        let outstanding = self.outstanding(open.round).count();
+        let silent = self.outstanding(open.round);
+        let silent = silent
+            .filter(|worker| self.is_silent(*worker, now_ms, fleet))
+            .count();
+        let quorum = self.quorum();
+        let waiting = self.waiting.len();
+        let mut missing = count(outstanding, "update");
+        if silent > 0 {
+            missing += &format!(" ({silent} of them from workers not heard of)");
+        }
+        let doing = match open.grace_ends_ms {
+            None => format!(
+                "trains for {} more",
+                seconds(open.deadline_ms.saturating_sub(now_ms))
+            ),
+            Some(ends) => format!(
+                "waits {} more for updates",
+                seconds(ends.saturating_sub(now_ms))
+            ),
+        };
+        format!(
+            "round {} {doing}; {missing} outstanding, {waiting} of {quorum} needed for a merge are in",
+            open.round
+        )
+    }
+
+    /// When the next [`crate::Input::Tick`] could decide something, if no input comes and
+    /// nothing is heard of any worker until then. None: only an input can change anything.
+    /// After a tick at `now_ms` was decided and folded, the answer lies after `now_ms`, so a
+    /// loop that sleeps until then does not spin.
+    pub fn next_wake_ms(&self, now_ms: u64, fleet: &Fleet) -> Option<u64> {
+        let now_ms = now_ms.max(self.last_event_ms);
+        match self.phase {
+            Phase::Forming => {
+                let needed = self.settings.min_workers.max(1) as usize;
+                if self.ready(now_ms, fleet).len() < needed {
+                    return None;
+                }
+                let Some(opens_ms) = self.opens_ms else {
+                    return Some(now_ms);
+                };
+                let awaited = self.awaited(now_ms, fleet);
+                if self.next_round == 0 {
+                    return Some(opens_ms);
+                }
+                Some(opens_ms.min(self.all_silent_from(awaited.into_iter(), fleet)))
+            }
+            Phase::Training | Phase::Collecting => {
+                let open = self.current.as_ref()?;
+                let ends = open.grace_ends_ms.unwrap_or(open.deadline_ms);
+                if self.waiting.len() < self.quorum() {
+                    return Some(ends);
+                }
+                Some(ends.min(self.all_silent_from(self.outstanding(open.round), fleet)))
+            }
+            _ => None,
+        }
+    }
+
+    /// From when on all of `workers` count as silent.
+    fn all_silent_from(&self, workers: impl Iterator<Item = WorkerId>, fleet: &Fleet) -> u64 {
+        let silence = self.settings.silence_ms;
+        let each = workers.filter_map(|worker| {
+            let sight = fleet.get(&worker)?;
+            Some(
+                sight
+                    .last_heard_ms
+                    .saturating_add(silence)
+                    .saturating_add(1),
+            )
+        });
+        each.max().unwrap_or(0)
+    }
+}
+
+/// "1 update", "3 updates".
+pub(crate) fn count(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
+/// "850 ms", "3.5 s", "61 s".
+pub(crate) fn seconds(ms: u64) -> String {
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        1000..10_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        _ => format!("{} s", ms / 1000),
+    }
+}

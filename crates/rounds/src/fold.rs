@@ -1,0 +1,440 @@
+//! Folding: each event changes the state in one stated way. Nothing is decided, nothing is
+//! refused; an event that does not fit (from a newer program, or a damaged log) changes as
+//! little as it can.
+
+use crate::blocks::split;
+use crate::run::{ClosedRound, KEPT_CHECKPOINTS, KEPT_ROUNDS, KEPT_VERDICTS, WaitingUpdate};
+use crate::{
+    AssignmentId, Checkpoint, Event, EventKind, Hash, Lease, Lineage, Member, MergeRecord,
+    OpenRound, Outcome, PendingUpdate, Phase, Revision, RoundSummary, Run, Verdict, WorkerId,
+};
+
+impl Run {
+    /// Applies one event.
+    pub fn fold(&mut self, event: &Event) {
+        let at_ms = event.at_ms;
+        self.events += 1;
+        self.last_event_ms = self.last_event_ms.max(at_ms);
+        match &event.kind {
+            EventKind::Created { settings } => {
+                self.settings = settings.clone();
+                self.lineages[0].at_ms = at_ms;
+                self.enter(Phase::Draft, at_ms, "it was not started yet");
+            }
+            EventKind::Forming => {
+                self.opens_ms = None;
+                self.enter(Phase::Forming, at_ms, "it was started");
+            }
+            EventKind::Gathering { opens_ms, reason } => {
+                self.opens_ms = Some(*opens_ms);
+                self.phase_reason.clone_from(reason);
+            }
+            EventKind::WorkerJoined {
+                worker,
+                node,
+                feedback,
+                founder,
+            } => {
+                let member = self
+                    .members
+                    .entry(*worker)
+                    .or_insert_with(|| Member::new(*node));
+                member.node = *node;
+                member.present = true;
+                member.proven |= founder;
+                member.start_feedback(*feedback);
+            }
+            EventKind::FeedbackReset { worker, feedback } => {
+                if let Some(member) = self.members.get_mut(worker) {
+                    member.start_feedback(*feedback);
+                }
+            }
+            EventKind::WorkerLeft { worker, .. } => {
+                if let Some(member) = self.members.get_mut(worker) {
+                    member.present = false;
+                }
+            }
+            EventKind::RoundOpened {
+                round,
+                base,
+                deadline_ms,
+            } => self.fold_opened(at_ms, *round, *base, *deadline_ms),
+            EventKind::Assigned {
+                assignment,
+                worker,
+                round,
+                base,
+                blocks,
+                attempt,
+            } => {
+                let lease = Lease {
+                    worker: *worker,
+                    round: *round,
+                    base: *base,
+                    attempt: *attempt,
+                    deadline_ms: self.current.as_ref().map_or(at_ms, |r| r.deadline_ms),
+                    pieces: self.blocks.take(blocks),
+                };
+                self.leases.insert(*assignment, lease);
+                self.next_assignment = self.next_assignment.max(assignment.0 + 1);
+                if let Some(member) = self.members.get_mut(worker) {
+                    member.last_round = Some(*round);
+                }
+                if let Some(summary) = self.rounds.back_mut() {
+                    summary.assigned += 1;
+                }
+            }
+            EventKind::UpdateAccepted {
+                assignment,
+                blocks_completed,
+                payload,
+                payload_bytes,
+                tokens,
+                mergeable,
+            } => {
+                let accepted = (*payload, *payload_bytes, *tokens);
+                self.fold_accepted(*assignment, *blocks_completed, accepted, *mergeable);
+            }
+            EventKind::LeaseReturned { assignment, reason } => {
+                self.fold_returned(*assignment, reason);
+            }
+            EventKind::Collecting { grace_ends_ms, .. } => {
+                if let Some(current) = &mut self.current {
+                    current.grace_ends_ms = Some(*grace_ends_ms);
+                }
+                self.enter(Phase::Collecting, at_ms, "the deadline passed");
+            }
+            EventKind::RoundClosed {
+                round,
+                updates,
+                reason,
+            } => {
+                let base = self.current.take().map_or(self.revision, |open| open.base);
+                self.closing = Some(ClosedRound {
+                    round: *round,
+                    base,
+                    updates: updates.clone(),
+                });
+                self.close_summary(at_ms, reason);
+                self.enter(Phase::Merging, at_ms, reason);
+            }
+            EventKind::RoundAbandoned { reason, .. } => {
+                self.current = None;
+                self.closing = None;
+                self.totals.abandoned_rounds += 1;
+                self.close_summary(at_ms, reason);
+                self.opens_ms = Some(at_ms + self.settings.forming_ms);
+                self.enter(Phase::Forming, at_ms, reason);
+            }
+            EventKind::Merged { .. } => self.fold_merged(at_ms, &event.kind),
+            EventKind::Checkpointed {
+                revision,
+                weights,
+                outer_state,
+            } => self.fold_checkpointed(Checkpoint {
+                revision: *revision,
+                weights: *weights,
+                outer_state: *outer_state,
+            }),
+            EventKind::Paused { reason } => {
+                self.current = None;
+                self.enter(Phase::Paused, at_ms, reason);
+            }
+            EventKind::Resumed => {
+                self.opens_ms = None;
+                let phase = match self.closing {
+                    Some(_) => Phase::Merging,
+                    None => Phase::Forming,
+                };
+                self.enter(phase, at_ms, "it was resumed");
+            }
+            EventKind::RolledBack {
+                to,
+                revision,
+                reason,
+            } => self.fold_rolled_back(at_ms, *to, *revision, reason),
+            EventKind::Stopping { reason } => self.stopping = Some(reason.clone()),
+            EventKind::Finished { reason } => {
+                self.drop_waiting(&format!("the run finished: {reason}"));
+                self.current = None;
+                self.closing = None;
+                self.enter(Phase::Finished, at_ms, reason);
+            }
+            EventKind::Failed { reason } => self.enter(Phase::Failed, at_ms, reason),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, at_ms: u64, reason: &str) {
+        self.phase = phase;
+        self.phase_since_ms = at_ms;
+        self.phase_reason = reason.to_owned();
+    }
+
+    fn fold_opened(&mut self, at_ms: u64, round: u64, base: Revision, deadline_ms: u64) {
+        self.next_round = round + 1;
+        self.opens_ms = None;
+        self.current = Some(OpenRound {
+            round,
+            base,
+            opened_ms: at_ms,
+            deadline_ms,
+            grace_ends_ms: None,
+        });
+        if self.rounds.len() >= KEPT_ROUNDS {
+            self.rounds.pop_front();
+        }
+        self.rounds.push_back(RoundSummary {
+            round,
+            base,
+            opened_ms: at_ms,
+            closed_ms: None,
+            merged_ms: None,
+            assigned: 0,
+            accepted: 0,
+            late: 0,
+            merged: 0,
+            tokens: 0,
+            upload_bytes: 0,
+            merge_bytes: 0,
+            revision: None,
+            reason: String::new(),
+        });
+        self.enter(Phase::Training, at_ms, "the round opened");
+    }
+
+    fn close_summary(&mut self, at_ms: u64, reason: &str) {
+        if let Some(summary) = self.rounds.back_mut() {
+            summary.closed_ms = Some(at_ms);
+            summary.reason = reason.to_owned();
+        }
+    }
+
+    fn fold_accepted(
+        &mut self,
+        assignment: AssignmentId,
+        blocks_completed: u64,
+        (payload, payload_bytes, tokens): (Hash, u64, u64),
+        mergeable: bool,
+    ) {
+        let Some(lease) = self.leases.remove(&assignment) else {
+            return;
+        };
+        let (done, rest) = split(lease.pieces, blocks_completed);
+        self.blocks.give_back(&rest);
+        self.totals.tokens += tokens;
+        self.totals.updates += 1;
+        self.totals.upload_bytes += payload_bytes;
+        if let Some(summary) = self.rounds.back_mut() {
+            summary.accepted += 1;
+            summary.late += u32::from(summary.round != lease.round);
+        }
+        let outcome = if mergeable {
+            let update = WaitingUpdate {
+                worker: lease.worker,
+                round: lease.round,
+                base: lease.base,
+                payload,
+                payload_bytes,
+                tokens,
+                pieces: done,
+            };
+            self.waiting.insert(assignment, update);
+            Outcome::Waiting
+        } else {
+            // Credited, but trained into nothing: another worker trains these blocks.
+            self.blocks.give_back(&done);
+            Outcome::NotMerged {
+                reason: "a joiner's first update is checked and credited, not merged".into(),
+            }
+        };
+        if let Some(member) = self.members.get_mut(&lease.worker) {
+            member.credited_tokens += tokens;
+            member.accepted += 1;
+            member.proven = true;
+            member.remember(assignment, Some(payload), outcome);
+        }
+    }
+
+    fn fold_returned(&mut self, assignment: AssignmentId, reason: &str) {
+        let Some(lease) = self.leases.remove(&assignment) else {
+            return;
+        };
+        self.blocks.give_back(&lease.pieces);
+        if let Some(member) = self.members.get_mut(&lease.worker) {
+            member.returned += 1;
+            let reason = reason.to_owned();
+            member.remember(assignment, None, Outcome::NotMerged { reason });
+        }
+    }
+
+    fn fold_merged(&mut self, at_ms: u64, merged: &EventKind) {
+        let EventKind::Merged {
+            round,
+            revision,
+            merge,
+            merge_bytes,
+            digest,
+            factors,
+        } = merged
+        else {
+            return;
+        };
+        let Some(closing) = self.closing.take() else {
+            return;
+        };
+        let (mut updates, mut pieces) = (Vec::new(), Vec::new());
+        for (index, assignment) in closing.updates.iter().enumerate() {
+            let Some(update) = self.waiting.remove(assignment) else {
+                continue;
+            };
+            updates.push(PendingUpdate::new(*assignment, &update));
+            let outcome = Outcome::Merged {
+                revision: *revision,
+                factor: factors.get(index).copied().unwrap_or(1.0),
+            };
+            self.settle(update.worker, *assignment, outcome);
+            pieces.extend(update.pieces);
+        }
+        let mut summaries = self.rounds.iter_mut().rev();
+        if let Some(summary) = summaries.find(|summary| summary.round == *round) {
+            summary.merged_ms = Some(at_ms);
+            summary.merged = updates.len() as u32;
+            summary.tokens = updates.iter().map(|update| update.tokens).sum();
+            summary.upload_bytes = updates.iter().map(|update| update.payload_bytes).sum();
+            summary.merge_bytes = *merge_bytes;
+            summary.revision = Some(*revision);
+            self.totals.download_bytes += merge_bytes * u64::from(summary.assigned);
+        }
+        self.totals.merged_updates += updates.len() as u64;
+        self.totals.merged_rounds += 1;
+        self.revision = *revision;
+        self.digest = Some(*digest);
+        self.merges.push_back(MergeRecord {
+            round: *round,
+            revision: *revision,
+            merge: *merge,
+            merge_bytes: *merge_bytes,
+            digest: *digest,
+            updates,
+            factors: factors.clone(),
+            pieces,
+        });
+        if self.phase == Phase::Merging {
+            self.opens_ms = Some(at_ms + self.settings.forming_ms);
+            let reason = format!("round {round} was merged into revision {revision}");
+            self.enter(Phase::Forming, at_ms, &reason);
+        }
+    }
+
+    fn fold_checkpointed(&mut self, checkpoint: Checkpoint) {
+        if checkpoint.revision == self.revision {
+            self.digest = Some(checkpoint.weights);
+        }
+        self.checkpoints.push(checkpoint);
+        let surplus = self.checkpoints.len().saturating_sub(KEPT_CHECKPOINTS);
+        self.checkpoints.drain(..surplus);
+        let oldest = self.checkpoints[0].revision.number;
+        while let Some(merge) = self.merges.front()
+            && merge.revision.number <= oldest
+        {
+            self.merges.pop_front();
+        }
+        for merge in &mut self.merges {
+            if merge.revision.number <= checkpoint.revision.number {
+                merge.updates = Vec::new();
+                merge.factors = Vec::new();
+            }
+        }
+    }
+
+    fn fold_rolled_back(&mut self, at_ms: u64, to: Revision, revision: Revision, reason: &str) {
+        self.drop_waiting(&format!("the run was rolled back to {to}: {reason}"));
+        while let Some(merge) = self.merges.back()
+            && merge.revision.number > to.number
+        {
+            self.blocks.give_back(&merge.pieces);
+            self.merges.pop_back();
+        }
+        self.checkpoints
+            .retain(|kept| kept.revision.number <= to.number);
+        if let Some(kept) = self.checkpoints.last_mut() {
+            kept.revision = revision;
+            self.digest = Some(kept.weights);
+        }
+        self.lineages.push(Lineage {
+            start: revision,
+            parent: Some(to),
+            at_ms,
+            reason: reason.to_owned(),
+        });
+        self.revision = revision;
+        self.current = None;
+        self.closing = None;
+        self.opens_ms = None;
+        self.stopping = None;
+        for member in self.members.values_mut() {
+            member.retired_feedback = member.feedback.take().or(member.retired_feedback);
+        }
+        if self.phase != Phase::Paused {
+            let reason = format!("it was rolled back to {to}: {reason}");
+            self.enter(Phase::Forming, at_ms, &reason);
+        }
+    }
+
+    /// Waiting updates will be in no merge; their blocks go back.
+    fn drop_waiting(&mut self, reason: &str) {
+        for (assignment, update) in std::mem::take(&mut self.waiting) {
+            self.blocks.give_back(&update.pieces);
+            let reason = reason.to_owned();
+            self.settle(update.worker, assignment, Outcome::NotMerged { reason });
+        }
+    }
+
+    fn settle(&mut self, worker: WorkerId, assignment: AssignmentId, outcome: Outcome) {
+        let member = self.members.get_mut(&worker);
+        let verdicts = member.map(|member| member.verdicts.iter_mut().rev());
+        let verdict = verdicts.and_then(|mut all| all.find(|v| v.assignment == assignment));
+        if let Some(verdict) = verdict {
+            verdict.outcome = outcome;
+        }
+    }
+}
+
+impl Member {
+    fn new(node: crate::NodeId) -> Self {
+        Self {
+            node,
+            feedback: None,
+            retired_feedback: None,
+            present: true,
+            proven: false,
+            last_round: None,
+            credited_tokens: 0,
+            accepted: 0,
+            returned: 0,
+            verdicts: std::collections::VecDeque::new(),
+        }
+    }
+
+    fn start_feedback(&mut self, feedback: crate::FeedbackId) {
+        if self.feedback != Some(feedback) {
+            self.retired_feedback = self.feedback.or(self.retired_feedback);
+            self.feedback = Some(feedback);
+        }
+    }
+
+    fn remember(&mut self, assignment: AssignmentId, payload: Option<Hash>, outcome: Outcome) {
+        self.verdicts.push_back(Verdict {
+            assignment,
+            payload,
+            outcome,
+        });
+        while self.verdicts.len() > KEPT_VERDICTS {
+            let settled = |verdict: &Verdict| verdict.outcome != Outcome::Waiting;
+            match self.verdicts.iter().position(settled) {
+                Some(index) => drop(self.verdicts.remove(index)),
+                None => break,
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What goes into a decision and what comes out of it.
+
+use std::collections::BTreeMap;
+
+use crate::{AssignmentId, Event, FeedbackId, Hash, NodeId, Revision, Run, WorkerId};
+
+/// Something that happened and asks for a decision.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A person starts the run.
+    Start,
+    /// Time passed, or a worker's sight changed (a report that makes it ready).
+    Tick,
+    /// A worker wants to take part. Repeating it changes nothing.
+    Join {
+        /// Who.
+        worker: WorkerId,
+        /// On which machine.
+        node: NodeId,
+        /// The life of its error feedback.
+        feedback: FeedbackId,
+    },
+    /// A worker's error feedback starts again at zero (lost, or after a rollback).
+    FeedbackReset {
+        /// Whose.
+        worker: WorkerId,
+        /// The new life.
+        feedback: FeedbackId,
+    },
+    /// A worker takes part no more, by its own will or by an operator's.
+    Leave {
+        /// Who.
+        worker: WorkerId,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// An update arrived whole and its payload is durable.
+    Update {
+        /// Which assignment it answers.
+        assignment: AssignmentId,
+        /// Who sent it (from the signature, not from the message).
+        worker: WorkerId,
+        /// The weights it started from.
+        base: Revision,
+        /// A prefix of the assignment's blocks.
+        blocks_completed: u64,
+        /// The payload's blob.
+        payload: Hash,
+        /// Its size.
+        payload_bytes: u64,
+        /// Tokens in one block of this run, from the run's file, not from the worker.
+        tokens_per_block: u64,
+        /// The life of the error feedback it was taken from.
+        feedback: FeedbackId,
+    },
+    /// The merge asked for by [`Run::pending_merge`] is computed and its blob is durable.
+    MergeDone {
+        /// Which round.
+        round: u64,
+        /// The merge's blob.
+        merge: Hash,
+        /// Its size.
+        merge_bytes: u64,
+        /// Digest of the weights it makes.
+        digest: Hash,
+        /// Clip factor of each update, in the order of [`crate::PendingMerge::updates`].
+        factors: Vec<f32>,
+    },
+    /// The pending merge can't be computed.
+    MergeFailed {
+        /// Why, for a person.
+        reason: String,
+    },
+    /// A base checkpoint is durable.
+    CheckpointDone {
+        /// Of which revision.
+        revision: Revision,
+        /// Blob of the weights.
+        weights: Hash,
+        /// Blob of the outer optimiser's state.
+        outer_state: Hash,
+    },
+    /// A person pauses the run.
+    Pause {
+        /// Why.
+        reason: String,
+    },
+    /// A person resumes it (after a pause, or to try again after a failure).
+    Resume,
+    /// A person stops it for good.
+    Stop {
+        /// Why.
+        reason: String,
+    },
+    /// A person, or the coordinator's own evaluation, goes back to a checkpoint.
+    RollBack {
+        /// A revision in [`Run::checkpoints`], or its name in the present lineage.
+        to: Revision,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What is known of a worker right now; kept in memory, never an event.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WorkerSight {
+    /// The weights it holds, their digest checked against the coordinator's.
+    pub revision: Option<Revision>,
+    /// Its measured speed.
+    pub blocks_per_second: f64,
+    /// When it was last heard of, on the coordinator's monotonic clock.
+    pub last_heard_ms: u64,
+    /// Whether it is to be given nothing new.
+    pub draining: bool,
+}
+
+/// What is known of each worker. A worker that is not in it counts as silent.
+pub type Fleet = BTreeMap<WorkerId, WorkerSight>;
+
+/// The fleet as a coordinator that just started should assume it: every member may still be
+/// there, none is known to be ready. Without it a restart would take everyone for silent.
+pub fn fleet_after_restart(run: &Run, now_ms: u64) -> Fleet {
+    let unseen = WorkerSight {
+        revision: None,
+        blocks_per_second: 0.0,
+        last_heard_ms: now_ms,
+        draining: false,
+    };
+    let members = run.members().filter(|(_, member)| member.present);
+    members.map(|(worker, _)| (worker, unseen)).collect()
+}
+
+/// The outcome of [`Run::decide`]: append the events, fold them, then answer the caller.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// What was decided, in order. May be empty, and may go with a refusal (an update with
+    /// no finished block is refused and its lease returned).
+    pub events: Vec<Event>,
+    /// Set when what the input asked for is not granted.
+    pub refusal: Option<Refusal>,
+    /// Why, or what is waited for: a sentence for a person.
+    pub reason: String,
+}
+
+/// Why an input is not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// For a program; one of a fixed set.
+    pub code: &'static str,
+    /// For a person: what is wrong, with the number, and what mends it.
+    pub message: String,
+}
