@@ -1,1 +1,84 @@
-fn main() {}
+//! The binary: reads the command line and starts what it asks for.
+
+mod cli;
+mod commands;
+mod home;
+mod local;
+mod logging;
+mod output;
+mod progress;
+mod remote;
+mod shutdown;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+use cli::{Cli, Command};
+use home::Home;
+
+/// Training allocates and frees large buffers at every step, which the system's allocator
+/// gives back to the kernel each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A reader that went away (`| head`) is no failure worth words.
+            if json {
+                let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+                eprintln!("{}", serde_json::json!({ "error": chain }));
+            } else {
+                eprintln!("opengpu: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<()> {
+    // The trainer is no asynchronous program, and must not share its cores with one.
+    if matches!(cli.command, Command::Trainer) {
+        logging::start("info");
+        return opengpu_trainer::run();
+    }
+    let threads = match cli.command {
+        Command::Serve(_) => 4,
+        _ => 2,
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?
+        .block_on(dispatch(cli))
+}
+
+async fn dispatch(cli: Cli) -> Result<()> {
+    let json = cli.global.json;
+    let log_level = match cli.command {
+        Command::Serve(_) | Command::Join(_) => "info",
+        _ => "warn",
+    };
+    logging::start(log_level);
+    if let Command::Generate(args) = cli.command {
+        return commands::generate::run(json, args).await;
+    }
+    if let Command::Simulate(args) = cli.command {
+        return commands::simulate::run(json, &args);
+    }
+    let home = Home::open(cli.global.home.as_deref())?;
+    match cli.command {
+        Command::Up(args) => commands::up::run(&home, json, args).await,
+        Command::Serve(args) => commands::serve::run(&home, args).await,
+        Command::Join(args) => commands::join::run(&home, args).await,
+        Command::Status => commands::status::run(&home, json),
+        Command::Run(command) => commands::run::run(&home, json, command).await,
+        Command::Dataset(command) => commands::dataset::run(&home, json, command).await,
+        Command::Node(command) => commands::node::run(&home, json, command).await,
+        Command::Generate(_) | Command::Simulate(_) | Command::Trainer => Ok(()),
+    }
+}

@@ -1,0 +1,321 @@
+//! The command line as types: what can be asked, with its help. No logic.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Train language models together on machines you own.
+#[derive(Parser)]
+#[command(
+    name = "opengpu",
+    version,
+    about,
+    after_help = "Start here:\n  opengpu up               train a small model on this machine, everything included\n  opengpu up --help        what can be changed about it\n\nExit codes: 0 done, 1 failed, 2 wrong usage."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Clone)]
+pub struct Global {
+    /// Folder of this installation; nothing is written outside it but shared memory
+    #[arg(long, global = true, env = "OPENGPU_HOME", value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Everything on this machine: coordinator, page, nodes, and a run that trains
+    Up(Up),
+    /// Coordinator and portal
+    Serve(Serve),
+    /// Contribute this machine to a coordinator
+    Join(Join),
+    /// What this machine's agent is doing
+    #[command(after_help = "Examples:\n  opengpu status\n  opengpu status --json | jq .revision")]
+    Status,
+    /// Training runs
+    #[command(subcommand)]
+    Run(RunCommand),
+    /// Tokenised corpora
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
+    /// Machines that take part
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Sample text from an exported checkpoint
+    Generate(Generate),
+    /// A fleet in simulated time: the real state machine, invented machines and faults
+    Simulate(Simulate),
+    /// The training application, spoken to over standard input and output
+    #[command(hide = true)]
+    Trainer,
+}
+
+#[derive(Args, Clone)]
+#[command(
+    after_help = "Examples:\n  opengpu up                                  train the nano preset on the bundled Shakespeare\n  opengpu up --data notes.txt --rounds 30     train on a text of yours\n  opengpu up --data corpus/ --preset micro    a folder of .txt and .jsonl files, a larger model\n  opengpu up --exit --json                    end when the run ends, print the result as JSON\n\nA second `up` on the same home goes on with an unfinished run."
+)]
+pub struct Up {
+    /// UTF-8 text files, JSON lines with a `text` field, or folders of them [default: bundled corpus]
+    #[arg(long, num_args = 1.., value_name = "FILE")]
+    pub data: Vec<PathBuf>,
+    /// Model preset
+    #[arg(long, default_value = "nano", value_name = "NAME")]
+    pub preset: String,
+    /// Local nodes, one trainer each
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub nodes: u32,
+    /// Outer steps to train [default: the preset's]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rounds: Option<u64>,
+    /// Address of the coordinator and its page; port 0 lets the system choose
+    #[arg(long, default_value = "127.0.0.1:8470", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// End when the run has ended instead of serving on
+    #[arg(long)]
+    pub exit: bool,
+}
+
+#[derive(Args, Clone)]
+#[command(
+    after_help = "Examples:\n  opengpu serve\n  opengpu serve --listen 0.0.0.0:8470 --home /srv/opengpu\n  opengpu serve --database postgres://opengpu@localhost/opengpu\n\nThe operator's token is in HOME/operator.token and a first enrolment token in HOME/join.token."
+)]
+pub struct Serve {
+    /// Address to listen on; port 0 lets the system choose
+    #[arg(long, default_value = "127.0.0.1:8470", value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// Database address [default: HOME/opengpu.db]
+    #[arg(long, value_name = "URL")]
+    pub database: Option<String>,
+    /// Stop when standard input closes (for a parent process that may be killed)
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
+#[derive(Args, Clone)]
+#[command(
+    after_help = "Examples:\n  opengpu join http://127.0.0.1:8470 --token 4f1c…\n  opengpu join http://127.0.0.1:8470                 once enrolled, the token is not needed again\n  opengpu join URL --threads 1 --name attic-pc       one thread, a name the operator will see"
+)]
+pub struct Join {
+    /// Address of the coordinator
+    pub url: String,
+    /// Enrolment token, needed the first time
+    #[arg(long, env = "OPENGPU_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// What to call this machine [default: its host name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Threads of the trainer [default: all cores]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Train this many times slower than the machine could
+    #[arg(long, default_value_t = 1.0)]
+    pub slowdown: f64,
+    /// Stop when standard input closes (for a parent process that may be killed)
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
+}
+
+/// Where the coordinator is, for commands that talk to one.
+#[derive(Args, Clone)]
+pub struct Remote {
+    /// Address of the coordinator [default: the one that serves from this home]
+    #[arg(long, value_name = "URL", env = "OPENGPU_URL")]
+    pub url: Option<String>,
+    /// Operator token [default: HOME/operator.token]
+    #[arg(long, env = "OPENGPU_OPERATOR_TOKEN", hide_env_values = true)]
+    pub operator_token: Option<String>,
+}
+
+#[derive(Subcommand, Clone)]
+pub enum RunCommand {
+    /// Submit a run file and start it
+    #[command(after_help = "Examples:\n  opengpu run submit examples/shakespeare-nano.toml\n  opengpu run submit my-run.toml --json | jq .run")]
+    Submit {
+        /// The run file (TOML)
+        file: PathBuf,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// All runs
+    #[command(after_help = "Example:\n  opengpu run list --json | jq '.[].phase'")]
+    List {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// One run in full
+    #[command(after_help = "Example:\n  opengpu run show 1")]
+    Show(RunTarget),
+    /// Follow a run until it ends
+    #[command(after_help = "Example:\n  opengpu run watch 1")]
+    Watch(RunTarget),
+    /// Give out no new work
+    #[command(after_help = "Example:\n  opengpu run pause 1")]
+    Pause(RunTarget),
+    /// Go on after a pause
+    #[command(after_help = "Example:\n  opengpu run resume 1")]
+    Resume(RunTarget),
+    /// End a run early, keeping what it learned
+    #[command(after_help = "Example:\n  opengpu run stop 1")]
+    Stop(RunTarget),
+    /// Go back to a checkpointed revision, in a new lineage
+    #[command(after_help = "Example:\n  opengpu run rollback 1 --to 0.20       lineage 0, revision 20")]
+    Rollback {
+        #[command(flatten)]
+        target: RunTarget,
+        /// Revision to go back to, as LINEAGE.NUMBER or NUMBER of the live lineage
+        #[arg(long, value_name = "REV")]
+        to: String,
+    },
+    /// Write the newest revision as a Hugging Face folder
+    #[command(after_help = "Example:\n  opengpu run export 1 --out ./my-model")]
+    Export {
+        #[command(flatten)]
+        target: RunTarget,
+        /// Where to copy the folder [default: leave it under HOME/exports]
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Args, Clone)]
+pub struct RunTarget {
+    /// The run's number
+    pub id: u64,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+#[derive(Subcommand, Clone)]
+pub enum DatasetCommand {
+    /// Tokenise text and hand it to the coordinator
+    #[command(after_help = "Examples:\n  opengpu dataset add notes notes.txt\n  opengpu dataset add wiki corpus/ --vocab 8192")]
+    Add {
+        /// What to call it
+        name: String,
+        /// UTF-8 text files, JSON lines with a `text` field, or folders of them
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Tokens in the vocabulary
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(257..=1_000_000))]
+        vocab: u32,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// All datasets
+    #[command(after_help = "Example:\n  opengpu dataset list")]
+    List {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// One dataset in full
+    #[command(after_help = "Example:\n  opengpu dataset show shakespeare --json")]
+    Show {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Forget a dataset that no run needs
+    #[command(after_help = "Example:\n  opengpu dataset remove notes")]
+    Remove {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+#[derive(Subcommand, Clone)]
+pub enum NodeCommand {
+    /// All nodes
+    #[command(after_help = "Example:\n  opengpu node list")]
+    List {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// One node in full
+    #[command(after_help = "Example:\n  opengpu node show 2 --json")]
+    Show(NodeTarget),
+    /// Let a node finish and give it nothing new
+    #[command(after_help = "Example:\n  opengpu node drain 2")]
+    Drain(NodeTarget),
+    /// Take a node's work no more until it was looked at
+    #[command(after_help = "Example:\n  opengpu node quarantine 2")]
+    Quarantine(NodeTarget),
+    /// Shut a node out
+    #[command(after_help = "Example:\n  opengpu node ban 2")]
+    Ban(NodeTarget),
+    /// Undo a drain, a quarantine or a ban
+    #[command(after_help = "Example:\n  opengpu node restore 2")]
+    Restore(NodeTarget),
+    /// Make an enrolment token
+    #[command(after_help = "Example:\n  opengpu node token --label attic --uses 1")]
+    Token {
+        /// What it is for
+        #[arg(long, default_value = "")]
+        label: String,
+        /// How many machines may enrol with it [default: any number]
+        #[arg(long)]
+        uses: Option<u32>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+#[derive(Args, Clone)]
+pub struct NodeTarget {
+    /// The node's number
+    pub id: u64,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+#[derive(Args, Clone)]
+#[command(
+    after_help = "Examples:\n  opengpu generate --model ./my-model --prompt 'To be, or'\n  opengpu generate --model ./my-model --prompt 'KING.' --max-tokens 200 --temperature 0"
+)]
+pub struct Generate {
+    /// A Hugging Face folder of a Llama-family model
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Text to go on from
+    #[arg(long)]
+    pub prompt: String,
+    /// Tokens to add
+    #[arg(long, default_value_t = 100)]
+    pub max_tokens: usize,
+    /// 0: always the most likely token
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Decides every draw
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+#[derive(Args, Clone)]
+#[command(
+    after_help = "Examples:\n  opengpu simulate\n  opengpu simulate --workers 64 --rounds 500 --seed 7\n  opengpu simulate --json | jq .invariants"
+)]
+pub struct Simulate {
+    /// Machines
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub workers: u32,
+    /// Rounds to reach
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub rounds: u64,
+    /// Decides every machine and every fault
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// No faults: every machine works and every message arrives
+    #[arg(long)]
+    pub calm: bool,
+}

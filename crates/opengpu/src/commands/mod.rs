@@ -1,0 +1,11 @@
+//! One file for each command.
+
+pub mod dataset;
+pub mod generate;
+pub mod join;
+pub mod node;
+pub mod run;
+pub mod serve;
+pub mod simulate;
+pub mod status;
+pub mod up;

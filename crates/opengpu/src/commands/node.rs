@@ -1,0 +1,79 @@
+//! `opengpu node …`: the machines that take part.
+
+use anyhow::Result;
+use opengpu_protocol::{operator::NodeAction, wire::NodeView};
+use opengpu_rounds::NodeId;
+
+use crate::{
+    cli::{NodeCommand, NodeTarget},
+    home::Home,
+    output::{bytes, count, show, table},
+    remote,
+};
+
+/// Uses of a token for which no number was given.
+const MANY_USES: u32 = 1_000_000;
+
+/// Carries out a `node` command.
+pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
+    let act = async |target: NodeTarget, action| -> Result<()> {
+        let client = remote::operator(home, &target.remote)?;
+        client.act_on_node(NodeId(target.id), action).await?;
+        let view = client.node_view(NodeId(target.id)).await?;
+        show(json, &view, |view| {
+            println!("node {} ({}) is {}", view.node, view.name, view.state);
+        })
+    };
+    match command {
+        NodeCommand::List { remote } => {
+            let nodes = remote::operator(home, &remote)?.nodes().await?;
+            show(json, &nodes, |nodes| list(nodes))
+        }
+        NodeCommand::Show(target) => {
+            let client = remote::operator(home, &target.remote)?;
+            let view = client.node_view(NodeId(target.id)).await?;
+            show(json, &view, |view| list(std::slice::from_ref(view)))
+        }
+        NodeCommand::Drain(target) => act(target, NodeAction::Drain).await,
+        NodeCommand::Quarantine(target) => act(target, NodeAction::Quarantine).await,
+        NodeCommand::Ban(target) => act(target, NodeAction::Ban).await,
+        NodeCommand::Restore(target) => act(target, NodeAction::Restore).await,
+        NodeCommand::Token { label, uses, remote } => {
+            let client = remote::operator(home, &remote)?;
+            let made = client.make_token(&label, uses.unwrap_or(MANY_USES)).await?;
+            show(json, &made, |made| {
+                println!("{}", made.token);
+                println!("join with: opengpu join {} --token {}", client.server(), made.token);
+            })
+        }
+    }
+}
+
+fn list(nodes: &[NodeView]) {
+    if nodes.is_empty() {
+        println!("no nodes yet; make a token with: opengpu node token");
+        return;
+    }
+    let rows: Vec<Vec<String>> = nodes
+        .iter()
+        .map(|node| {
+            vec![
+                node.node.to_string(),
+                node.name.clone(),
+                node.state.clone(),
+                if node.connected { "yes" } else { "no" }.to_owned(),
+                node.machine.platform.clone(),
+                node.machine.cores.to_string(),
+                bytes(node.machine.memory_bytes),
+                node.workers.len().to_string(),
+                count(node.credited_tokens as f64),
+            ]
+        })
+        .collect();
+    table(
+        &[
+            "NODE", "NAME", "STATE", "CONNECTED", "PLATFORM", "CORES", "MEMORY", "WORKERS", "TOKENS",
+        ],
+        &rows,
+    );
+}

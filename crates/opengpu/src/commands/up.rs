@@ -1,0 +1,245 @@
+//! `opengpu up`: everything on this machine, from nothing to an exported model.
+
+use std::{path::PathBuf, time::Instant};
+
+use anyhow::{Context, Result, bail};
+use opengpu_protocol::{
+    Client,
+    operator::SampleRequest,
+    wire::RunView,
+};
+use opengpu_rounds::RunId;
+use opengpu_trainer_protocol::{ModelConfig, preset_names};
+
+use crate::{
+    cli::Up,
+    commands::{dataset, run},
+    home::Home,
+    local::{
+        corpus,
+        fleet::Fleet,
+        outcome::{NodeDigest, Outcome, evaluation_of},
+        spec::local_run,
+        state::UpState,
+        yardstick::xz_bits_per_byte,
+    },
+    output::show,
+    progress,
+};
+
+/// How a sample starts, and how long it is.
+const PROMPT: &str = "\n";
+const SAMPLE_TOKENS: usize = 80;
+
+/// Carries out `up`, stopping everything cleanly on Ctrl-C.
+pub async fn run(home: &Home, json: bool, args: Up) -> Result<()> {
+    let Some(preset) = ModelConfig::preset(&args.preset) else {
+        let names: Vec<&str> = preset_names().collect();
+        bail!("there is no preset {:?}; there are {}", args.preset, names.join(", "));
+    };
+    let say = |line: String| {
+        if !json {
+            println!("{line}");
+        }
+    };
+    say(format!("home folder {}", home.path().display()));
+    // What can be wrong with the data is told before anything is started.
+    let data = Data::choose(home, &args)?;
+    let mut fleet = Fleet::start(home, args.listen).await?;
+    let result = tokio::select! {
+        result = drive(home, json, &args, &preset, data, &mut fleet) => result,
+        _ = crate::shutdown::requested() => {
+            say("\nstopping; `opengpu up` with the same home goes on from here".into());
+            Ok(())
+        }
+    };
+    fleet.stop().await?;
+    result
+}
+
+async fn drive(
+    home: &Home,
+    json: bool,
+    args: &Up,
+    preset: &ModelConfig,
+    data: Data,
+    fleet: &mut Fleet,
+) -> Result<()> {
+    let started = Instant::now();
+    let client = fleet.client().clone();
+    let page = fleet.address().to_owned();
+    if !json {
+        println!("coordinator and live page at {page}");
+    }
+    let mut state = match unfinished(home, &client).await? {
+        Some(state) => {
+            if !json {
+                println!("going on with run {}", state.run);
+            }
+            fleet.start_nodes(home, state.nodes)?;
+            state
+        }
+        None => {
+            // Nodes start while the dataset is made: neither needs the other.
+            fleet.start_nodes(home, args.nodes)?;
+            begin(home, json, args, preset, data, &client).await?
+        }
+    };
+    let run = state.run;
+    if state.sample_before.is_none() {
+        state.sample_before = Some(sample(&client, run).await?);
+        state.write(home.path())?;
+    }
+    let view = progress::follow(&client, run, json, || fleet.check()).await?;
+    let outcome = conclude(&client, &state, view, page.clone(), started).await?;
+    show(json, &outcome, Outcome::print)?;
+    if !args.exit {
+        if !json {
+            println!("\nserving on at {page}; Ctrl-C stops");
+        }
+        std::future::pending::<()>().await;
+    }
+    Ok(())
+}
+
+/// The run that an earlier `up` on this home left unfinished.
+async fn unfinished(home: &Home, client: &Client) -> Result<Option<UpState>> {
+    let Some(state) = UpState::read(home.path())? else {
+        return Ok(None);
+    };
+    let view = client.run_view(state.run).await?;
+    let ended = matches!(view.phase.as_str(), "finished" | "failed");
+    Ok((!ended).then_some(state))
+}
+
+/// Makes dataset and run, and starts it.
+async fn begin(
+    home: &Home,
+    json: bool,
+    args: &Up,
+    preset: &ModelConfig,
+    data: Data,
+    client: &Client,
+) -> Result<UpState> {
+    let vocabulary = u32::try_from(preset.vocab_size)?;
+    let context = preset.max_position_embeddings;
+    let prepared = dataset::prepare(home, data.files.clone(), vocabulary, context, json).await?;
+    let held_out = prepared.held_out_text.clone();
+    let xz = tokio::task::spawn_blocking(move || xz_bits_per_byte(&held_out));
+    let name = free_name(&data.name, &client.datasets().await?, |dataset| &dataset.name);
+    dataset::upload(client, &name, &prepared).await?;
+    let base = format!("{}-{}", data.name, args.preset);
+    let run_name = free_name(&base, &client.runs().await?, |run| &run.spec.name);
+    let spec = local_run(run_name, name, &args.preset, args.nodes, args.rounds);
+    let view = run::submit(client, &spec).await?;
+    let state = UpState {
+        run: view.run,
+        nodes: args.nodes,
+        xz_bits_per_byte: xz.await??,
+        sample_before: None,
+    };
+    state.write(home.path())?;
+    Ok(state)
+}
+
+/// `base`, or `base-2`, `base-3`… if it is taken.
+fn free_name<T>(base: &str, taken: &[T], name: impl Fn(&T) -> &String) -> String {
+    let is_free = |candidate: &String| taken.iter().all(|item| name(item) != candidate);
+    std::iter::once(base.to_owned())
+        .chain((2..).map(|number| format!("{base}-{number}")))
+        .find(is_free)
+        .unwrap_or_else(|| base.to_owned())
+}
+
+async fn sample(client: &Client, run: RunId) -> Result<String> {
+    let request = SampleRequest {
+        prompt: PROMPT.into(),
+        max_tokens: SAMPLE_TOKENS,
+        temperature: 0.8,
+        seed: 1,
+    };
+    Ok(client.sample(run, &request).await?.text)
+}
+
+async fn conclude(
+    client: &Client,
+    state: &UpState,
+    view: RunView,
+    page: String,
+    started: Instant,
+) -> Result<Outcome> {
+    let sample_after = sample(client, state.run).await?;
+    let export = client.export(state.run).await?.path;
+    // Taken again: the nodes apply the last merge after the run has ended.
+    let view = settled(client, view).await?;
+    Ok(Outcome {
+        run: state.run,
+        rounds: view.revision.number,
+        tokens: view.tokens,
+        upload_bytes: view.upload_bytes,
+        download_bytes: view.download_bytes,
+        held_out_before: evaluation_of(&view, 0),
+        held_out_after: evaluation_of(&view, view.revision.number),
+        xz_bits_per_byte: state.xz_bits_per_byte,
+        sample_before: state.sample_before.clone().unwrap_or_default(),
+        sample_after,
+        digest: view.digest,
+        nodes: view
+            .workers
+            .iter()
+            .map(|worker| NodeDigest {
+                node: worker.name.clone(),
+                digest: worker.digest,
+            })
+            .collect(),
+        export,
+        page: format!("{page}/runs/{}", state.run),
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Waits a little for every node to report the final digest.
+async fn settled(client: &Client, mut view: RunView) -> Result<RunView> {
+    for _ in 0..50 {
+        let agree = |worker: &opengpu_protocol::wire::WorkerView| worker.digest == Some(view.digest);
+        if view.workers.iter().all(agree) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        view = client.run_view(view.run).await?;
+    }
+    Ok(view)
+}
+
+/// The text to train on.
+struct Data {
+    files: Vec<PathBuf>,
+    name: String,
+}
+
+impl Data {
+    fn choose(home: &Home, args: &Up) -> Result<Self> {
+        if args.data.is_empty() {
+            return Ok(Self {
+                files: vec![corpus::write(home)?],
+                name: corpus::NAME.into(),
+            });
+        }
+        for file in &args.data {
+            std::fs::metadata(file).with_context(|| {
+                format!("cannot read {}; give files or folders of text with --data", file.display())
+            })?;
+        }
+        let stem = args.data[0].file_stem().unwrap_or_default().to_string_lossy();
+        let name: String = stem
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .take(40)
+            .collect();
+        let name = name.trim_matches('-').to_owned();
+        Ok(Self {
+            files: args.data.clone(),
+            name: if name.is_empty() { "text".into() } else { name },
+        })
+    }
+}

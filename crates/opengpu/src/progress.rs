@@ -1,0 +1,109 @@
+//! Following a run: a progress bar on a terminal, a line a round elsewhere.
+
+use std::{io::IsTerminal, time::Duration};
+
+use anyhow::{Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use opengpu_protocol::{Client, wire::RunView};
+use opengpu_rounds::RunId;
+
+use crate::output::{bytes, count};
+
+/// How often the run is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+/// Follows a run until it is finished and evaluated, and returns its last view. `check` is
+/// called at each look; its error ends the following.
+pub async fn follow(
+    client: &Client,
+    run: RunId,
+    quiet: bool,
+    mut check: impl FnMut() -> Result<()>,
+) -> Result<RunView> {
+    let mut reporter = Reporter::new(quiet);
+    loop {
+        check()?;
+        let view = client.run_view(run).await?;
+        reporter.look(&view);
+        match view.phase.as_str() {
+            "finished" if is_evaluated(&view) => return Ok(view),
+            "failed" => bail!("run {run} failed: {}", view.explanation),
+            _ => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+}
+
+/// Whether the newest revision has its full held-out loss.
+fn is_evaluated(view: &RunView) -> bool {
+    view.evaluations
+        .iter()
+        .any(|evaluation| evaluation.revision == view.revision && evaluation.bits_per_byte.is_some())
+}
+
+struct Reporter {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    rounds_shown: u64,
+    explanation: String,
+}
+
+impl Reporter {
+    fn new(quiet: bool) -> Self {
+        let bar = (!quiet && std::io::stdout().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template(
+                "{bar:30.cyan/blue} round {pos}/{len}  {elapsed} elapsed, {eta} to go\n{wide_msg}",
+            )
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(0).with_style(style)
+        });
+        Self {
+            bar,
+            quiet,
+            rounds_shown: 0,
+            explanation: String::new(),
+        }
+    }
+
+    fn look(&mut self, view: &RunView) {
+        let line = summary(view);
+        if let Some(bar) = &self.bar {
+            bar.set_length(view.spec.round.rounds);
+            bar.set_position(view.revision.number);
+            bar.set_message(format!("{}: {}\n{line}", view.phase, view.explanation));
+            if view.phase == "finished" {
+                bar.finish_and_clear();
+                println!("{line}");
+            }
+        } else if !self.quiet {
+            let waiting = view.revision.number == 0 && view.explanation != self.explanation;
+            if waiting {
+                println!("{}: {}", view.phase, view.explanation);
+                self.explanation.clone_from(&view.explanation);
+            }
+            if view.revision.number > self.rounds_shown {
+                self.rounds_shown = view.revision.number;
+                println!("{line}");
+            }
+        }
+    }
+}
+
+fn summary(view: &RunView) -> String {
+    let loss = view
+        .training_loss
+        .map_or("-".to_owned(), |loss| format!("{loss:.3}"));
+    let busy = view
+        .workers
+        .iter()
+        .filter(|worker| worker.silent_ms < 10_000)
+        .count();
+    format!(
+        "round {}/{}  loss {loss}  {} tokens  {} tokens/s  {} up  {} down  {busy} workers",
+        view.revision.number,
+        view.spec.round.rounds,
+        count(view.tokens as f64),
+        count(view.tokens_per_second),
+        bytes(view.upload_bytes),
+        bytes(view.download_bytes),
+    )
+}

@@ -1,0 +1,76 @@
+//! What must be true of a run's log, whatever happened to the processes that wrote it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use opengpu_protocol::{Client, wire::RunView};
+use opengpu_rounds::{AssignmentId, BlockRange, Event, EventKind, RunId};
+
+/// Figures of a log that passed.
+#[derive(Debug)]
+pub struct Figures {
+    pub accepted: usize,
+    pub merged: usize,
+    pub accepted_tokens: u64,
+}
+
+/// Reads the whole log of a run.
+pub async fn whole_log(client: &Client, run: RunId) -> Vec<Event> {
+    let mut events = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = client.log(run, after).await.unwrap();
+        let Some(last) = page.last() else { return events };
+        let first = page[0].sequence;
+        assert_eq!(first, after + 1, "the log has a gap");
+        after = last.sequence;
+        events.extend(page.into_iter().map(|entry| entry.event));
+    }
+}
+
+/// Panics if an update was merged twice, a block was merged twice, a revision number was
+/// skipped, or credit differs from what was accepted.
+pub fn check(events: &[Event], view: &RunView) -> Figures {
+    let mut blocks: BTreeMap<AssignmentId, Vec<BlockRange>> = BTreeMap::new();
+    let mut completed: BTreeMap<AssignmentId, u64> = BTreeMap::new();
+    let mut merged = BTreeSet::new();
+    let mut merged_blocks = BTreeSet::new();
+    let mut accepted_tokens = 0;
+    let mut number = 0;
+    for event in events {
+        match &event.kind {
+            EventKind::Assigned { assignment, blocks: ranges, .. } => {
+                let before = blocks.insert(*assignment, ranges.clone());
+                assert!(before.is_none(), "assignment {assignment} was given twice");
+            }
+            EventKind::UpdateAccepted { assignment, blocks_completed, tokens, .. } => {
+                let before = completed.insert(*assignment, *blocks_completed);
+                assert!(before.is_none(), "the update of {assignment} was accepted twice");
+                accepted_tokens += tokens;
+            }
+            EventKind::RoundClosed { updates, .. } => {
+                for update in updates {
+                    assert!(merged.insert(*update), "the update of {update} was merged twice");
+                    for block in prefix(&blocks[update], completed[update]) {
+                        assert!(merged_blocks.insert(block), "block {block} was merged twice");
+                    }
+                }
+            }
+            EventKind::Merged { revision, .. } => {
+                assert_eq!(revision.number, number + 1, "a revision number was skipped");
+                number = revision.number;
+            }
+            _ => {}
+        }
+    }
+    let credited: u64 = view.workers.iter().map(|worker| worker.credited_tokens).sum();
+    assert_eq!(credited, accepted_tokens, "credit differs from what was accepted");
+    assert_eq!(view.tokens, accepted_tokens);
+    Figures { accepted: completed.len(), merged: merged.len(), accepted_tokens }
+}
+
+fn prefix(ranges: &[BlockRange], blocks: u64) -> impl Iterator<Item = u64> + '_ {
+    ranges
+        .iter()
+        .flat_map(|range| range.start..range.end)
+        .take(usize::try_from(blocks).unwrap())
+}

@@ -1,0 +1,114 @@
+//! Kill anything: coordinator, agents and trainers die at random moments, many times in one
+//! run, some of them aimed at the middle of a merge, an upload and a checkpoint.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+
+use crate::{cluster::Cluster, invariants};
+
+/// Kills over the run, at least; half of them hit the coordinator.
+const KILLS: usize = 24;
+
+/// Where the coordinator is killed on purpose: the log line that opens the window, and the
+/// one that would have closed it.
+const WINDOWS: [(&str, &str, &str); 3] = [
+    ("merge", "merge begins", "merge is durable"),
+    ("upload", "payload begins", "update accepted"),
+    ("checkpoint", "checkpoint begins", "checkpoint is durable"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_survives_kill_9_of_everything() {
+    let seed = std::env::var("OPENGPU_KILL_SEED").map_or(1, |seed| seed.parse().unwrap());
+    println!("seed {seed}; repeat with OPENGPU_KILL_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut cluster = Cluster::start().await;
+    for _ in 0..3 {
+        cluster.add_node(&[]);
+    }
+    let run = cluster.submit(40, 2, "");
+    let mut kills: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut hits: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut aim = 0;
+    while kills.values().sum::<usize>() < KILLS {
+        let coordinator_kills = kills.get("coordinator").copied().unwrap_or(0);
+        if coordinator_kills * 2 <= kills.values().sum::<usize>() {
+            let (window, opens, closes) = WINDOWS[aim % WINDOWS.len()];
+            aim += 1;
+            if aimed_kill(&mut cluster, opens, closes).await {
+                *hits.entry(window).or_default() += 1;
+            }
+            pause(&mut random, 0, 300).await;
+            cluster.restart_coordinator();
+            cluster.wait_until_ready().await;
+            *kills.entry("coordinator").or_default() += 1;
+        } else if random.random_bool(0.5) {
+            let index = random.random_range(0..cluster.nodes.len());
+            cluster.nodes[index].kill();
+            pause(&mut random, 0, 500).await;
+            cluster.restart_node(index);
+            *kills.entry("agent").or_default() += 1;
+        } else if kill_trainer(&cluster, random.random_range(0..cluster.nodes.len())) {
+            *kills.entry("trainer").or_default() += 1;
+        }
+        pause(&mut random, 100, 1200).await;
+        let view = cluster.client().run_view(run).await.unwrap();
+        assert_ne!(view.phase, "failed", "{}", view.explanation);
+        if view.phase == "finished" {
+            break;
+        }
+    }
+    let view = cluster.wait_until_settled(run, Duration::from_secs(240)).await;
+    let figures = invariants::check(&invariants::whole_log(&cluster.client(), run).await, &view);
+    println!("kills {kills:?}, in the middle of {hits:?}, {figures:?}");
+    assert!(kills.values().sum::<usize>() >= 20, "only {kills:?} before the run ended");
+    assert!(kills["coordinator"] >= 10, "{kills:?}");
+    for (window, ..) in WINDOWS {
+        assert!(hits.contains_key(window), "no kill hit the middle of a {window}: {hits:?}");
+    }
+    assert_eq!(view.revision.number, 40);
+}
+
+async fn pause(random: &mut impl Rng, from_ms: u64, to_ms: u64) {
+    tokio::time::sleep(Duration::from_millis(random.random_range(from_ms..to_ms))).await;
+}
+
+/// Waits for a log line that opens a window and kills the coordinator at once. True if the
+/// line that closes the window was not written any more.
+async fn aimed_kill(cluster: &mut Cluster, opens: &str, closes: &str) -> bool {
+    let before = cluster.log("coordinator").matches(opens).count();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(8) {
+        if cluster.log("coordinator").matches(opens).count() > before {
+            cluster.coordinator.kill();
+            let log = cluster.log("coordinator");
+            let last = log.rfind(opens).unwrap_or(0);
+            return !log[last..].contains(closes);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    cluster.coordinator.kill();
+    false
+}
+
+/// Kills the trainer child of a node. False if it has none at the moment.
+fn kill_trainer(cluster: &Cluster, index: usize) -> bool {
+    let agent = cluster.nodes[index].0.id();
+    let child = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The parent is the second field after the name, which may hold spaces.
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+        (parent == agent.to_string()).then_some(pid)
+    });
+    let Some(pid) = child else { return false };
+    std::process::Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status()
+        .unwrap()
+        .success()
+}
