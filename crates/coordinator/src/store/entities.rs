@@ -1,0 +1,143 @@
+//! The tables, one module each. All numbers are `i64` and all times are milliseconds, so
+//! that every database holds them alike; whatever has structure is JSON in a text column,
+//! read back by the typed functions of the sibling modules and by nothing else.
+
+macro_rules! entity {
+    ($name:ident, $table:literal, { $($(#[$attr:meta])* $field:ident : $ty:ty),* $(,)? }) => {
+        pub(crate) mod $name {
+            use sea_orm::entity::prelude::*;
+
+            #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+            #[sea_orm(table_name = $table)]
+            pub struct Model {
+                $($(#[$attr])* pub $field: $ty,)*
+            }
+
+            #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+            pub enum Relation {}
+
+            impl ActiveModelBehavior for ActiveModel {}
+        }
+    };
+}
+
+entity!(token, "token", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    hash: String,
+    label: String,
+    uses: Option<i64>,
+    used: i64,
+    created_ms: i64,
+});
+
+entity!(node, "node", {
+    #[sea_orm(primary_key)]
+    id: i64,
+    public_key: String,
+    name: String,
+    machine: String,
+    state: String,
+    counter_floor: i64,
+    created_ms: i64,
+});
+
+entity!(worker, "worker", {
+    #[sea_orm(primary_key)]
+    id: i64,
+    node: i64,
+    device: i64,
+    offer: String,
+    created_ms: i64,
+});
+
+entity!(dataset, "dataset", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    name: String,
+    manifest: String,
+    created_ms: i64,
+});
+
+entity!(run, "run", {
+    #[sea_orm(primary_key)]
+    id: i64,
+    name: String,
+    dataset: String,
+    manifest: String,
+    spec: String,
+    epoch: i64,
+    head: i64,
+    ended: bool,
+    created_ms: i64,
+});
+
+entity!(event, "event", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    run: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    seq: i64,
+    version: i64,
+    body: String,
+});
+
+entity!(snapshot, "snapshot", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    run: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    seq: i64,
+    format: i64,
+    body: String,
+});
+
+entity!(credit, "credit", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    run: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    assignment: i64,
+    node: i64,
+    worker: i64,
+    tokens: i64,
+    at_ms: i64,
+});
+
+entity!(audit, "audit", {
+    #[sea_orm(primary_key)]
+    id: i64,
+    at_ms: i64,
+    actor: String,
+    action: String,
+    detail: String,
+});
+
+entity!(round_metric, "round_metric", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    run: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    lineage: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    round: i64,
+    body: String,
+});
+
+pub(crate) mod evaluation {
+    use sea_orm::entity::prelude::*;
+
+    /// Apart from the others because floats have no `Eq`.
+    #[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+    #[sea_orm(table_name = "evaluation")]
+    pub struct Model {
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub run: i64,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub lineage: i64,
+        #[sea_orm(primary_key, auto_increment = false)]
+        pub number: i64,
+        pub nats_per_token: f64,
+        pub bits_per_byte: Option<f64>,
+        pub at_ms: i64,
+    }
+
+    #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+    pub enum Relation {}
+
+    impl ActiveModelBehavior for ActiveModel {}
+}

@@ -1,0 +1,273 @@
+//! Nodes: machines that were admitted, by their public key.
+
+use std::{fmt, str::FromStr};
+
+use opengpu_protocol::wire::Machine;
+use opengpu_rounds::{Hash, NodeId};
+use sea_orm::{
+    ActiveValue::{NotSet, Set},
+    ColumnTrait, Condition, DbErr, EntityTrait, ExprTrait, QueryFilter, QueryOrder,
+    TransactionTrait,
+    sea_query::Expr,
+};
+
+use super::{
+    Result, Store, StoreError,
+    entities::{node, token},
+    from_db, from_json, is_unique_violation, to_db, to_json, unix_ms,
+};
+
+/// What a node may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NodeState {
+    /// Everything.
+    Active,
+    /// Finish what it holds, take nothing new.
+    Draining,
+    /// Nothing until an operator has looked at it.
+    Quarantined,
+    /// Nothing.
+    Banned,
+}
+
+impl NodeState {
+    /// As it is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Quarantined => "quarantined",
+            Self::Banned => "banned",
+        }
+    }
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that is no node's state.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no state of a node; they are active, draining, quarantined and banned")]
+pub struct UnknownState(String);
+
+impl FromStr for NodeState {
+    type Err = UnknownState;
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        [
+            Self::Active,
+            Self::Draining,
+            Self::Quarantined,
+            Self::Banned,
+        ]
+        .into_iter()
+        .find(|state| state.as_str() == text)
+        .ok_or_else(|| UnknownState(text.to_owned()))
+    }
+}
+
+/// An admitted machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeRecord {
+    /// Its lasting name.
+    pub id: NodeId,
+    /// The Ed25519 key that its requests are signed with.
+    pub public_key: Hash,
+    /// What its owner calls it.
+    pub name: String,
+    /// What it is.
+    pub machine: Machine,
+    /// What it may do.
+    pub state: NodeState,
+    /// A counter up to here may have been used: after a restart only higher ones are accepted.
+    pub counter_floor: u64,
+    /// When it was admitted, milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// Why a machine was not admitted.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// There is no such token.
+    #[error("this enrolment token is unknown; ask the operator for a new one")]
+    UnknownToken,
+    /// The token has admitted as many machines as it may.
+    #[error(
+        "this enrolment token has admitted {uses} of {uses} machines; ask the operator for a new one"
+    )]
+    UsedUp {
+        /// How many it was made for.
+        uses: u64,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<DbErr> for EnrolError {
+    fn from(error: DbErr) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl Store {
+    /// Admits the machine with this key, once: a repetition gives the same node and takes
+    /// no second use of the token, also when the token is used up by now. The token must
+    /// exist in any case. A repetition changes neither name nor machine, for it is not signed.
+    pub async fn enrol(
+        &self,
+        token_hash: Hash,
+        public_key: Hash,
+        name: &str,
+        machine: &Machine,
+    ) -> Result<NodeId, EnrolError> {
+        let machine = to_json("a machine", machine)?;
+        // The second attempt finds the row that won the race in the first.
+        for _ in 0..3 {
+            if let Some(node) = self
+                .enrol_once(token_hash, public_key, name, &machine)
+                .await?
+            {
+                return Ok(node);
+            }
+        }
+        Err(StoreError::Missing(format!("node with public key {public_key}")).into())
+    }
+
+    async fn enrol_once(
+        &self,
+        token_hash: Hash,
+        public_key: Hash,
+        name: &str,
+        machine: &str,
+    ) -> Result<Option<NodeId>, EnrolError> {
+        let tx = self.writer.begin().await?;
+        let taken = token::Entity::update_many()
+            .col_expr(token::Column::Used, Expr::col(token::Column::Used).add(1))
+            .filter(token::Column::Hash.eq(token_hash.to_string()))
+            .filter(
+                Condition::any()
+                    .add(token::Column::Uses.is_null())
+                    .add(Expr::col(token::Column::Used).lt(Expr::col(token::Column::Uses))),
+            )
+            .exec(&tx)
+            .await?
+            .rows_affected;
+        let token = token::Entity::find_by_id(token_hash.to_string())
+            .one(&tx)
+            .await?
+            .ok_or(EnrolError::UnknownToken)?;
+        let known = node::Entity::find()
+            .filter(node::Column::PublicKey.eq(public_key.to_string()))
+            .one(&tx)
+            .await?;
+        if let Some(known) = known {
+            // Gives the use back.
+            tx.rollback().await?;
+            return Ok(Some(NodeId(from_db(known.id))));
+        }
+        if taken == 0 {
+            return Err(EnrolError::UsedUp {
+                uses: token.uses.map_or(0, from_db),
+            });
+        }
+        let inserted = node::Entity::insert(node::ActiveModel {
+            id: NotSet,
+            public_key: Set(public_key.to_string()),
+            name: Set(name.to_owned()),
+            machine: Set(machine.to_owned()),
+            state: Set(NodeState::Active.as_str().to_owned()),
+            counter_floor: Set(0),
+            created_ms: Set(unix_ms()),
+        })
+        .exec(&tx)
+        .await;
+        match inserted {
+            Ok(inserted) => {
+                tx.commit().await?;
+                Ok(Some(NodeId(from_db(inserted.last_insert_id))))
+            }
+            // The same machine was admitted with another token in this very moment.
+            Err(error) if is_unique_violation(&error) => {
+                tx.rollback().await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// One node.
+    pub async fn node(&self, node: NodeId) -> Result<Option<NodeRecord>> {
+        node::Entity::find_by_id(to_db(node.0)?)
+            .one(&self.reader)
+            .await?
+            .map(record)
+            .transpose()
+    }
+
+    /// All nodes, oldest first.
+    pub async fn nodes(&self) -> Result<Vec<NodeRecord>> {
+        let rows = node::Entity::find()
+            .order_by_asc(node::Column::Id)
+            .all(&self.reader)
+            .await?;
+        rows.into_iter().map(record).collect()
+    }
+
+    /// Says what a node may do from now on. False: there is no such node.
+    pub async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<bool> {
+        let changed = node::Entity::update_many()
+            .col_expr(node::Column::State, Expr::value(state.as_str()))
+            .filter(node::Column::Id.eq(to_db(node.0)?))
+            .exec(&self.writer)
+            .await?
+            .rows_affected;
+        Ok(changed == 1)
+    }
+
+    /// Says that counters up to `up_to` may be used up: they are accepted from memory until
+    /// the program ends and never again after. Only ever rises. Returns the floor as it is now.
+    pub async fn reserve_counters(&self, node: NodeId, up_to: u64) -> Result<u64> {
+        let id = to_db(node.0)?;
+        let up_to = to_db(up_to)?;
+        let raised = node::Entity::update_many()
+            .col_expr(node::Column::CounterFloor, Expr::value(up_to))
+            .filter(node::Column::Id.eq(id))
+            .filter(node::Column::CounterFloor.lt(up_to))
+            .exec(&self.writer)
+            .await?
+            .rows_affected;
+        if raised == 1 {
+            return Ok(from_db(up_to));
+        }
+        match self.node(node).await? {
+            Some(record) => Ok(record.counter_floor),
+            None => Err(StoreError::Missing(format!("node {node}"))),
+        }
+    }
+}
+
+pub(super) fn parse_hash(text: &str, what: &str) -> Result<Hash> {
+    text.parse().map_err(|error| StoreError::Unreadable {
+        what: format!("the hash of a {what}"),
+        source: serde::de::Error::custom(error),
+    })
+}
+
+fn record(row: node::Model) -> Result<NodeRecord> {
+    let what = || format!("node {}", row.id);
+    Ok(NodeRecord {
+        id: NodeId(from_db(row.id)),
+        public_key: parse_hash(&row.public_key, "node")?,
+        machine: from_json(&row.machine, what)?,
+        state: row.state.parse().map_err(|error| StoreError::Unreadable {
+            what: what(),
+            source: serde::de::Error::custom(error),
+        })?,
+        name: row.name,
+        counter_floor: from_db(row.counter_floor),
+        created_ms: from_db(row.created_ms),
+    })
+}
