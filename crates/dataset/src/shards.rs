@@ -1,0 +1,174 @@
+//! Writing tokens: little-endian integers of 2 or 4 bytes in files named by their BLAKE3.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::DatasetError;
+
+/// One file of tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Shard {
+    /// Where it is.
+    pub path: PathBuf,
+    /// BLAKE3 of its bytes.
+    #[serde(serialize_with = "as_hex")]
+    pub hash: [u8; 32],
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A file's hash as people write it.
+pub(crate) fn as_hex<S: serde::Serializer>(
+    hash: &[u8; 32],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&blake3::Hash::from_bytes(*hash))
+}
+
+/// Cuts a stream of tokens in shards.
+pub(crate) struct ShardWriter<'f> {
+    folder: &'f Path,
+    token_bytes: u8,
+    shard_bytes: u64,
+    shards: Vec<Shard>,
+    tokens: u64,
+    open: Option<FileInWriting>,
+    buffer: Vec<u8>,
+}
+
+impl<'f> ShardWriter<'f> {
+    /// A shard is as long as `shard_bytes` allows, at least one token.
+    pub(crate) fn new(folder: &'f Path, token_bytes: u8, shard_bytes: u64) -> Self {
+        let token = u64::from(token_bytes);
+        Self {
+            folder,
+            token_bytes,
+            shard_bytes: (shard_bytes / token).max(1) * token,
+            shards: Vec::new(),
+            tokens: 0,
+            open: None,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(crate) fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    pub(crate) fn push(&mut self, mut tokens: &[u32]) -> Result<(), DatasetError> {
+        self.tokens += tokens.len() as u64;
+        while !tokens.is_empty() {
+            if self.open.is_none() {
+                self.open = Some(FileInWriting::create(self.folder.join("shard"))?);
+            }
+            let Some(file) = &mut self.open else { break };
+            let room = (self.shard_bytes - file.bytes) / u64::from(self.token_bytes);
+            let (now, later) = tokens.split_at(tokens.len().min(room as usize));
+            self.buffer.clear();
+            match self.token_bytes {
+                2 => self
+                    .buffer
+                    .extend(now.iter().flat_map(|&token| (token as u16).to_le_bytes())),
+                _ => self
+                    .buffer
+                    .extend(now.iter().flat_map(|token| token.to_le_bytes())),
+            }
+            file.write(&self.buffer)?;
+            if file.bytes == self.shard_bytes {
+                self.close()?;
+            }
+            tokens = later;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), DatasetError> {
+        if let Some(file) = self.open.take() {
+            let bytes = file.bytes;
+            let folder = self.folder;
+            let (path, hash) = file.finish(|hash| folder.join(format!("{hash}.tokens")))?;
+            self.shards.push(Shard { path, hash, bytes });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self) -> Result<(Vec<Shard>, u64), DatasetError> {
+        self.close()?;
+        Ok((std::mem::take(&mut self.shards), self.tokens))
+    }
+}
+
+/// Writes a small file whole. Returns its hash.
+pub(crate) fn write_file(path: &Path, contents: &[u8]) -> Result<[u8; 32], DatasetError> {
+    let mut file = FileInWriting::create(path.to_owned())?;
+    file.write(contents)?;
+    Ok(file.finish(|_| path.to_owned())?.1)
+}
+
+/// A file under a name that says it is not whole; it goes away unless it is finished.
+struct FileInWriting {
+    path: PathBuf,
+    file: File,
+    hasher: blake3::Hasher,
+    bytes: u64,
+    finished: bool,
+}
+
+impl FileInWriting {
+    fn create(target: PathBuf) -> Result<Self, DatasetError> {
+        let mut path = target.into_os_string();
+        path.push(".part");
+        let path = PathBuf::from(path);
+        let file = File::create(&path).map_err(|source| write_error(&path, source))?;
+        Ok(Self {
+            path,
+            file,
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+            finished: false,
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), DatasetError> {
+        self.file
+            .write_all(bytes)
+            .map_err(|source| write_error(&self.path, source))?;
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// On disk before it has its name.
+    fn finish(
+        mut self,
+        name: impl FnOnce(blake3::Hash) -> PathBuf,
+    ) -> Result<(PathBuf, [u8; 32]), DatasetError> {
+        self.file
+            .sync_all()
+            .map_err(|source| write_error(&self.path, source))?;
+        let hash = self.hasher.finalize();
+        let path = name(hash);
+        std::fs::rename(&self.path, &path).map_err(|source| write_error(&path, source))?;
+        self.finished = true;
+        Ok((path, *hash.as_bytes()))
+    }
+}
+
+impl Drop for FileInWriting {
+    fn drop(&mut self) {
+        if !self.finished {
+            // There is an error already, which matters more than what this leaves behind.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+pub(crate) fn write_error(path: &Path, source: io::Error) -> DatasetError {
+    DatasetError::Write {
+        path: path.to_owned(),
+        source,
+    }
+}

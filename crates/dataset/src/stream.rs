@@ -1,0 +1,206 @@
+//! Reading tokens back: shards as one stream, mapped, so that a corpus larger than memory
+//! costs none.
+//!
+//! Shards may come from anywhere. Their sizes are checked when they are opened and each
+//! token when it is read; the caller has checked their hashes. A shard must not be shortened
+//! while it is mapped (the process would get SIGBUS): shards are named by their contents, so
+//! nobody has a reason to write into one.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+
+use memmap2::Mmap;
+
+/// Why tokens could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// Tokens have 2 or 4 bytes.
+    #[error("tokens of {token_bytes} bytes are unknown: a token has 2 or 4")]
+    TokenBytes {
+        /// What was asked for.
+        token_bytes: u8,
+    },
+    /// A shard could not be opened.
+    #[error("cannot read the token shard {}", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A shard is cut in the middle of a token.
+    #[error("the token shard {} has {bytes} bytes, no multiple of {token_bytes}", path.display())]
+    CutToken {
+        /// Which.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// Bytes in a token.
+        token_bytes: u8,
+    },
+    /// The shards are not the ones that were announced.
+    #[error("the token shards have {found} tokens in all, not {expected}; fetch them again")]
+    WrongTotal {
+        /// In the files.
+        found: u64,
+        /// Announced.
+        expected: u64,
+    },
+    /// A read past the end.
+    #[error("tokens {start} to {end} were asked for, and there are {tokens}")]
+    PastTheEnd {
+        /// First token.
+        start: u64,
+        /// One past the last token.
+        end: u64,
+        /// How many there are.
+        tokens: u64,
+    },
+    /// A token that the model has not.
+    #[error(
+        "token {at} of the data is {token}, and the model's vocabulary has {vocab_size}: data \
+         and model belong to different tokenizers"
+    )]
+    OutsideVocabulary {
+        /// Its position in the stream.
+        at: u64,
+        /// The token.
+        token: u32,
+        /// The limit.
+        vocab_size: usize,
+    },
+}
+
+/// A stream of tokens.
+#[derive(Debug)]
+pub struct TokenStream {
+    /// Each shard and the position of its first token.
+    shards: Vec<(u64, Mmap)>,
+    token_bytes: usize,
+    tokens: u64,
+    vocab_size: usize,
+}
+
+impl TokenStream {
+    /// Maps the shards, in order; together they must have exactly `tokens` tokens.
+    pub fn open(files: &[PathBuf], token_bytes: u8, tokens: u64) -> Result<Self, StreamError> {
+        if token_bytes != 2 && token_bytes != 4 {
+            return Err(StreamError::TokenBytes { token_bytes });
+        }
+        let mut shards = Vec::with_capacity(files.len());
+        let mut found = 0;
+        for path in files {
+            let failed = |source| StreamError::Open {
+                path: path.clone(),
+                source,
+            };
+            let file = File::open(path).map_err(failed)?;
+            let bytes = file.metadata().map_err(failed)?.len();
+            if bytes % u64::from(token_bytes) != 0 {
+                return Err(StreamError::CutToken {
+                    path: path.clone(),
+                    bytes,
+                    token_bytes,
+                });
+            }
+            if bytes == 0 {
+                continue;
+            }
+            // SAFETY: nobody writes into a shard once it has its name (see the module's head).
+            let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+            shards.push((found, map));
+            found += bytes / u64::from(token_bytes);
+        }
+        if found != tokens {
+            return Err(StreamError::WrongTotal {
+                found,
+                expected: tokens,
+            });
+        }
+        let token_bytes = usize::from(token_bytes);
+        Ok(Self {
+            shards,
+            token_bytes,
+            tokens,
+            vocab_size: usize::MAX,
+        })
+    }
+
+    /// Refuses tokens from `vocab_size` on when they are read.
+    pub fn with_vocabulary(mut self, vocab_size: usize) -> Self {
+        self.vocab_size = vocab_size;
+        self
+    }
+
+    /// How many tokens there are.
+    pub fn len(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tokens == 0
+    }
+
+    /// Fills `out` with the tokens from position `start` on.
+    pub fn read(&self, start: u64, out: &mut [u32]) -> Result<(), StreamError> {
+        let end = start.saturating_add(out.len() as u64);
+        if end > self.tokens {
+            return Err(StreamError::PastTheEnd {
+                start,
+                end,
+                tokens: self.tokens,
+            });
+        }
+        let mut done = 0;
+        while done < out.len() {
+            let at = start + done as u64;
+            let shard = self.shards.partition_point(|shard| shard.0 <= at) - 1;
+            let (shard_start, map) = &self.shards[shard];
+            let bytes = &map[(at - shard_start) as usize * self.token_bytes..];
+            done += self.decode(bytes, &mut out[done..]);
+        }
+        match out
+            .iter()
+            .position(|&token| token as usize >= self.vocab_size)
+        {
+            None => Ok(()),
+            Some(found) => Err(StreamError::OutsideVocabulary {
+                at: start + found as u64,
+                token: out[found],
+                vocab_size: self.vocab_size,
+            }),
+        }
+    }
+
+    /// Decodes as many tokens as both have; returns how many.
+    fn decode(&self, bytes: &[u8], out: &mut [u32]) -> usize {
+        let count = out.len().min(bytes.len() / self.token_bytes);
+        let out = &mut out[..count];
+        if self.token_bytes == 2 {
+            for (token, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *token = u32::from(u16::from_le_bytes(*bytes));
+            }
+        } else {
+            for (token, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *token = u32::from_le_bytes(*bytes);
+            }
+        }
+        count
+    }
+}
+
+/// Sequences of `context` tokens in a stream: sequence `i` is the inputs `i × context ..
+/// (i + 1) × context`, and its targets are the tokens one further, so that the last target
+/// of one sequence is the first input of the next and every token but the first is predicted
+/// exactly once.
+pub fn sequences(tokens: u64, context: usize) -> u64 {
+    tokens.saturating_sub(1) / (context as u64).max(1)
+}
+
+/// Blocks of `block_sequences` sequences in one epoch; what is left over at the end of the
+/// stream is not trained on.
+pub fn blocks_per_epoch(tokens: u64, context: usize, block_sequences: usize) -> u64 {
+    sequences(tokens, context) / (block_sequences as u64).max(1)
+}
