@@ -105,7 +105,10 @@ impl Corpus {
                     None => Ok(ControlFlow::Continue(())),
                 }
             })?;
-            if flow.is_continue() && at != source_range.end {
+            if flow.is_break() {
+                break;
+            }
+            if at != source_range.end {
                 return Err(changed(source));
             }
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use opengpu_dataset::Options;
+use opengpu_dataset::{Options, held_out_text};
 
 use crate::{Workplace, bundled_corpus, library, text_of, tokens_of};
 
@@ -60,4 +60,15 @@ fn its_tokens_are_those_that_the_tokenizers_library_makes_of_the_whole() {
     let ids = training.get_ids();
     let ids = &ids[..ids.len() - 1];
     assert!(ids == &tokens_of(&prepared, &prepared.training)[..ids.len()]);
+}
+
+#[test]
+fn its_held_out_text_is_handed_out_for_comparisons() {
+    let corpus = std::fs::read(bundled_corpus()).unwrap();
+    let held_out = &corpus[corpus.len() - HELD_OUT_BYTES..];
+    let all = held_out_text(&[bundled_corpus()], 1 << 20).unwrap();
+    assert!(all == held_out);
+    let some = held_out_text(&[bundled_corpus()], 200_000).unwrap();
+    assert!(some == held_out[..200_000]);
+    assert!(held_out_text(&[bundled_corpus()], 0).unwrap().is_empty());
 }

@@ -1,5 +1,6 @@
 //! Documents: which files, in which order, how they are joined and where they are parted.
 
+use opengpu_dataset::held_out_text;
 use serde_json::json;
 
 use crate::{Workplace, english, small, text_of, tokens_of};
@@ -129,4 +130,19 @@ fn cutting_a_corpus_in_pieces_changes_no_token() {
     let training = &text[..prepared.training.text_bytes as usize];
     let whole = crate::library(&prepared).encode(training, false).unwrap();
     assert!(whole.get_ids() == tokens_of(&prepared, &prepared.training));
+}
+
+#[test]
+fn the_held_out_text_of_several_documents_is_the_text_behind_the_boundary() {
+    let place = Workplace::new().with("a.txt", english(1000)).with(
+        "b.jsonl",
+        (0..30)
+            .map(|n| format!("{}\n", json!({"text": format!("<{n}é>")})))
+            .collect::<String>(),
+    );
+    let prepared = place.prepare().unwrap();
+    let text = held_out_text(&[place.folder.path().join("in")], 1 << 20).unwrap();
+    assert_eq!(text.len() as u64, prepared.held_out.text_bytes);
+    let expected = text_of(&prepared, &prepared.held_out).replace(END, "");
+    assert_eq!(String::from_utf8(text).unwrap(), expected);
 }
