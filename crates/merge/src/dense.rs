@@ -3,7 +3,7 @@
 
 use crate::levels::{Levels, table};
 use crate::sparse::{check_code_padding, square};
-use crate::{Codec, DecodeError, bfloat};
+use crate::{CHUNK, Codec, DecodeError, bfloat};
 
 /// Scales below this are sent as zero: their reciprocal would overflow.
 const LEAST_SCALE: f32 = 7.888_609e-31; // 2^-100
@@ -14,29 +14,29 @@ pub(crate) fn encode(codec: Codec, values: &mut [f32], bytes: &mut Vec<u8>) {
         Codec::Int8 => {
             let scale = usable(largest(values) / 127.0, bfloat::MAX_SCALE_8);
             bytes.extend_from_slice(&scale.to_le_bytes());
-            let start = bytes.len();
-            bytes.resize(start + values.len(), 0);
-            let codes = &mut bytes[start..];
-            quantise(values, bfloat::widen(scale), 127.0, |index, code| {
-                codes[index] = code as u8
-            });
+            let quantise = Quantise::new(bfloat::widen(scale), 127.0);
+            bytes.extend(values.iter_mut().map(|value| quantise.take(value) as u8));
         }
         Codec::Int4 => {
             let scale = usable(scale_of_least_error(values, 7.0), bfloat::MAX_SCALE_4);
             bytes.extend_from_slice(&scale.to_le_bytes());
-            let start = bytes.len();
-            bytes.resize(start + values.len().div_ceil(2), 0);
-            let codes = &mut bytes[start..];
-            quantise(values, bfloat::widen(scale), 7.0, |index, code| {
-                codes[index / 2] |= (code as u8 & 0xF) << (4 * (index % 2));
-            });
+            let quantise = Quantise::new(bfloat::widen(scale), 7.0);
+            bytes.extend(values.chunks_mut(2).map(|pair| {
+                let first = quantise.take(&mut pair[0]) as u8 & 0xF;
+                let second = pair
+                    .get_mut(1)
+                    .map_or(0, |value| quantise.take(value) as u8);
+                first | second << 4
+            }));
         }
         Codec::Float32 => {
-            for value in values {
+            let start = bytes.len();
+            bytes.resize(start + 4 * values.len(), 0);
+            for (four, value) in bytes[start..].as_chunks_mut::<4>().0.iter_mut().zip(values) {
                 // What is beyond the limit stays; it can only be a mistake.
                 let sent = value.clamp(-bfloat::MAX_VALUE, bfloat::MAX_VALUE);
-                bytes.extend_from_slice(&sent.to_le_bytes());
                 *value -= sent;
+                *four = sent.to_le_bytes();
             }
         }
         Codec::Int2 | Codec::Sparse { .. } => encode_levels(values, bytes),
@@ -45,23 +45,23 @@ pub(crate) fn encode(codec: Codec, values: &mut [f32], bytes: &mut Vec<u8>) {
 
 /// Two levels for all weights of the chunk.
 fn encode_levels(values: &mut [f32], bytes: &mut Vec<u8>) {
-    let mut magnitudes = [0f32; crate::CHUNK];
+    let mut magnitudes = [0f32; CHUNK];
     for (magnitude, value) in magnitudes.iter_mut().zip(&*values) {
-        *magnitude = value.abs();
+        *magnitude = value.abs().min(bfloat::MAX_VALUE);
     }
     let levels = Levels::of(&magnitudes[..values.len()]);
     bytes.extend_from_slice(&levels.bits[0].to_le_bytes());
     bytes.extend_from_slice(&levels.bits[1].to_le_bytes());
     let table = levels.table();
-    for four in values.chunks_mut(4) {
+    bytes.extend(values.chunks_mut(4).map(|four| {
         let mut byte = 0;
         for (place, value) in four.iter_mut().enumerate() {
             let code = levels.code(*value);
             *value -= table[usize::from(code)];
             byte |= code << (2 * place);
         }
-        bytes.push(byte);
-    }
+        byte
+    }));
 }
 
 /// The nearest bfloat16 that the format allows, zero for what is too small to divide by.
@@ -73,14 +73,29 @@ fn usable(scale: f32, max: u16) -> u16 {
     }
 }
 
-/// The nearest integer (ties to even) of each value over the scale, at most `most` in
-/// magnitude; leaves the rest in `values`.
-fn quantise(values: &mut [f32], scale: f32, most: f32, mut store: impl FnMut(usize, i8)) {
-    let reciprocal = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    for (index, value) in values.iter_mut().enumerate() {
-        let code = nearest(*value * reciprocal, most);
-        *value -= code * scale;
-        store(index, code as i8);
+/// Turns values into the nearest integers (ties to even) over a scale.
+struct Quantise {
+    scale: f32,
+    reciprocal: f32,
+    most: f32,
+}
+
+impl Quantise {
+    /// Integers of at most `most` in magnitude.
+    fn new(scale: f32, most: f32) -> Self {
+        let reciprocal = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        Self {
+            scale,
+            reciprocal,
+            most,
+        }
+    }
+
+    /// The integer for a value, which keeps the rest.
+    fn take(&self, value: &mut f32) -> i8 {
+        let code = nearest(*value * self.reciprocal, self.most);
+        *value -= code * self.scale;
+        code as i8
     }
 }
 
@@ -93,9 +108,14 @@ fn nearest(value: f32, most: f32) -> f32 {
 
 /// The largest magnitude.
 fn largest(values: &[f32]) -> f32 {
-    values
-        .iter()
-        .fold(0f32, |largest, value| largest.max(value.abs()))
+    let mut lanes = [0f32; LANES];
+    for block in values.chunks(LANES) {
+        for (lane, value) in lanes.iter_mut().zip(block) {
+            let magnitude = value.abs();
+            *lane = if magnitude > *lane { magnitude } else { *lane };
+        }
+    }
+    lanes.into_iter().fold(0.0, f32::max)
 }
 
 /// A scale with a small squared error: starts where a bell curve's is (0.35 standard
@@ -103,39 +123,59 @@ fn largest(values: &[f32]) -> f32 {
 /// picks the codes for the scale and the best scale for the codes, which never makes the
 /// error larger. The largest magnitude alone as a measure wastes most of 15 levels.
 fn scale_of_least_error(values: &[f32], most: f32) -> f32 {
-    let (squares, _) = sums(values, |value| (f64::from(value) * f64::from(value), 0.0));
-    let deviation = (squares / values.len() as f64).sqrt() as f32;
-    let mut scale = (largest(values) / most).min(0.35 * deviation);
+    let largest = largest(values);
+    if largest / most < LEAST_SCALE {
+        return 0.0;
+    }
+    // Numbers relative to the largest and to the scale are moderate: their squares neither
+    // overflow nor vanish in float32.
+    let relative = 1.0 / largest;
+    let (squares, _) = sums(values, |value| {
+        let value = value * relative;
+        (value * value, 0.0)
+    });
+    let deviation = largest * (squares / values.len() as f64).sqrt() as f32;
+    let mut scale = (largest / most).min(0.35 * deviation);
     for _ in 0..2 {
         if scale < LEAST_SCALE {
             return 0.0;
         }
         let reciprocal = 1.0 / scale;
         let (products, code_squares) = sums(values, |value| {
-            let code = f64::from(nearest(value * reciprocal, most));
-            (f64::from(value) * code, code * code)
+            let value = value * reciprocal;
+            let code = nearest(value, most);
+            (value * code, code * code)
         });
         if code_squares == 0.0 {
             break;
         }
-        scale = (products / code_squares) as f32;
+        scale *= (products / code_squares) as f32;
     }
     scale
 }
 
-/// Two sums over a chunk in eight lanes: fast, and in the same order on every machine.
-fn sums(values: &[f32], term: impl Fn(f32) -> (f64, f64)) -> (f64, f64) {
-    let mut lanes = [(0f64, 0f64); 8];
-    for block in values.chunks(8) {
-        for (lane, value) in lanes.iter_mut().zip(block) {
-            let (first, second) = term(*value);
-            lane.0 += first;
-            lane.1 += second;
+/// Lanes of sums: vectors for the compiler, one order of additions on every machine.
+const LANES: usize = 16;
+
+/// Two sums over a chunk.
+fn sums(values: &[f32], term: impl Fn(f32) -> (f32, f32)) -> (f64, f64) {
+    let mut first = [0f32; LANES];
+    let mut second = [0f32; LANES];
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            let terms = term(block[lane]);
+            first[lane] += terms.0;
+            second[lane] += terms.1;
         }
     }
-    lanes
-        .iter()
-        .fold((0.0, 0.0), |sum, lane| (sum.0 + lane.0, sum.1 + lane.1))
+    for (lane, value) in rest.iter().enumerate() {
+        let terms = term(*value);
+        first[lane] += terms.0;
+        second[lane] += terms.1;
+    }
+    let sum = |lanes: [f32; LANES]| lanes.into_iter().map(f64::from).sum();
+    (sum(first), sum(second))
 }
 
 /// A record of a dense codec, checked.
@@ -212,22 +252,19 @@ impl<'a> Record<'a> {
                     apply(slot, f32::from(code as i8) * scale);
                 }
             }
+            // A table of what each byte stands for: loads instead of shifts and selections.
             Self::Int4(scale, codes) => {
                 // Shifting up and down again carries the sign of a 4-bit number.
                 let value = |code: u8| f32::from((code << 4) as i8 >> 4) * scale;
-                for (pair, &code) in target.chunks_mut(2).zip(codes) {
-                    apply(&mut pair[0], value(code));
-                    if let Some(second) = pair.get_mut(1) {
-                        apply(second, value(code >> 4));
-                    }
-                }
+                let pairs: [[f32; 2]; 256] =
+                    std::array::from_fn(|byte| [value(byte as u8), value((byte >> 4) as u8)]);
+                each(target, codes, &pairs, apply);
             }
             Self::Int2(table, codes) => {
-                for (four, &byte) in target.chunks_mut(4).zip(codes) {
-                    for (place, slot) in four.iter_mut().enumerate() {
-                        apply(slot, table[usize::from(byte >> (2 * place) & 3)]);
-                    }
-                }
+                let fours: [[f32; 4]; 256] = std::array::from_fn(|byte| {
+                    std::array::from_fn(|place| table[byte >> (2 * place) & 3])
+                });
+                each(target, codes, &fours, apply);
             }
             Self::Float32(values) => {
                 for (slot, bytes) in target.iter_mut().zip(values) {
@@ -258,6 +295,26 @@ impl<'a> Record<'a> {
                 .iter()
                 .map(|bytes| square(f32::from_le_bytes(*bytes)))
                 .sum(),
+        }
+    }
+}
+
+/// Calls `apply` with every weight and its value, `N` of them for each byte.
+fn each<T, const N: usize>(
+    target: &mut [T],
+    codes: &[u8],
+    values: &[[f32; N]; 256],
+    apply: impl Fn(&mut T, f32),
+) {
+    let (whole, tail) = target.as_chunks_mut::<N>();
+    for (slots, &code) in whole.iter_mut().zip(codes) {
+        for (slot, value) in slots.iter_mut().zip(values[usize::from(code)]) {
+            apply(slot, value);
+        }
+    }
+    if let Some(&code) = codes.get(whole.len()) {
+        for (slot, value) in tail.iter_mut().zip(values[usize::from(code)]) {
+            apply(slot, value);
         }
     }
 }

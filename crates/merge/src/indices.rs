@@ -11,12 +11,24 @@ use crate::{CHUNK, DecodeError};
 /// Tag of indices written with 12 bits each. Smaller tags are the parameter of Rice's code.
 pub(crate) const PLAIN: u8 = 12;
 
+/// Bits of a window that count, wherever in a byte it starts.
+const WINDOW_BITS: usize = 57;
+
+/// Bits of an index, and more than those of any remainder.
+const CHUNK_BITS: usize = 12;
+
 /// Tag of a chunk that sends nothing.
 pub(crate) const NOTHING: u8 = 15;
 
 /// Appends the indices in the shorter way and returns its tag.
 pub(crate) fn write(indices: &[u16], bytes: &mut Vec<u8>) -> u8 {
     let tag = shortest(indices);
+    write_as(tag, indices, bytes);
+    tag
+}
+
+/// Appends the indices in this way.
+fn write_as(tag: u8, indices: &[u16], bytes: &mut Vec<u8>) {
     let mut bits = BitWriter {
         bytes,
         pending: 0,
@@ -44,7 +56,6 @@ pub(crate) fn write(indices: &[u16], bytes: &mut Vec<u8>) -> u8 {
         }
     }
     bits.finish();
-    tag
 }
 
 /// The way that takes fewest bits.
@@ -102,22 +113,35 @@ pub(crate) fn read(
         }
         let (tag, mask) = (usize::from(tag), (1u64 << tag) - 1);
         let mut next = 0;
+        // Several codes are taken from one window before the next is loaded.
+        let (mut window, mut left) = (0u64, 0);
         for slot in indices.iter_mut() {
-            let mut window = bits.window();
+            let mut zeros = window.trailing_zeros() as usize;
+            if zeros + 1 + tag > left {
+                (window, left) = (bits.window(), WINDOW_BITS);
+                zeros = window.trailing_zeros() as usize;
+            }
             let mut quotient = 0;
-            // A window has 57 bits that count. At most 40 zeros leave room for the rest.
-            while window.trailing_zeros() > 40 {
-                quotient += 40;
-                bits.position += 40;
-                if (quotient << tag) >= CHUNK || bits.position > 8 * bytes.len() {
+            while zeros + 1 + tag > left {
+                // Rare: a long run of zeros. Take a part of it and look again.
+                let part = zeros.min(WINDOW_BITS - CHUNK_BITS - 1);
+                quotient += part;
+                bits.position += part;
+                if bits.position > 8 * bytes.len() {
+                    return Err(too_short());
+                }
+                if quotient << tag >= CHUNK {
                     return Err(DecodeError::IndexRange { chunk, len });
                 }
                 window = bits.window();
+                zeros = window.trailing_zeros() as usize;
             }
-            let zeros = window.trailing_zeros() as usize;
             quotient += zeros;
-            let index = next + (quotient << tag | (window >> (zeros + 1) & mask) as usize);
-            bits.position += zeros + 1 + tag;
+            let index = next + (quotient << tag | (window >> zeros >> 1 & mask) as usize);
+            let taken = zeros + 1 + tag;
+            bits.position += taken;
+            window >>= taken;
+            left -= taken;
             if index >= len {
                 return Err(DecodeError::IndexRange { chunk, len });
             }
@@ -183,5 +207,90 @@ impl BitReader<'_> {
             }
         };
         word >> (self.position % 8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(indices: &[u16]) -> (u8, Vec<u8>) {
+        let mut bytes = Vec::new();
+        (write(indices, &mut bytes), bytes)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn what_is_written_is_read_and_never_longer_than_12_bits_each(
+            set in proptest::collection::btree_set(0u16..CHUNK as u16, 1..=CHUNK),
+            spread in 1u16..50,
+        ) {
+            // Dense sets, and thin ones at the low end.
+            for indices in [
+                set.iter().copied().collect::<Vec<_>>(),
+                set.iter().copied().filter(|index| index % spread == 0).collect(),
+                set.iter().copied().take(1 + usize::from(spread)).collect(),
+            ] {
+                let (tag, mut bytes) = written(&indices);
+                prop_assert!(bytes.len() <= (12 * indices.len()).div_ceil(8));
+                let used = bytes.len();
+                bytes.extend([0xFF; 9]);
+                let mut read_back = vec![0; indices.len()];
+                prop_assert_eq!(read(&bytes, tag, CHUNK, 0, &mut read_back), Ok(used));
+                prop_assert_eq!(read_back, indices);
+            }
+        }
+
+        #[test]
+        fn every_way_of_writing_is_read(
+            set in proptest::collection::btree_set(0u16..CHUNK as u16, 1..200), tag in 0u8..=PLAIN,
+        ) {
+            let indices: Vec<u16> = set.into_iter().collect();
+            let mut bytes = Vec::new();
+            write_as(tag, &indices, &mut bytes);
+            let mut read_back = vec![0; indices.len()];
+            prop_assert_eq!(read(&bytes, tag, CHUNK, 0, &mut read_back), Ok(bytes.len()));
+            prop_assert_eq!(read_back, indices);
+        }
+
+        #[test]
+        fn noise_is_refused_or_read_as_rising_indices(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            tag in 0u8..16, len in 1usize..=CHUNK, count in 1usize..300,
+        ) {
+            let mut indices = vec![0; count];
+            if let Ok(used) = read(&bytes, tag, len, 0, &mut indices) {
+                prop_assert!(used <= bytes.len());
+                prop_assert!(indices.is_sorted_by(|a, b| a < b));
+                prop_assert!(indices.iter().all(|&index| usize::from(index) < len));
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_format_document_is_what_is_written() {
+        let mut bytes = Vec::new();
+        write_as(2, &[5, 6, 16, 20], &mut bytes);
+        assert_eq!(bytes, [0x16, 0x76]);
+    }
+
+    #[test]
+    fn gaps_cost_what_the_decision_says() {
+        // Every 64th, 32nd, 16th, 8th weight, somewhere in its stretch.
+        for (step, bits) in [(64, 8.1), (32, 7.1), (16, 6.1), (8, 5.1)] {
+            let mut draw = 7u32;
+            let indices: Vec<u16> = (0..CHUNK as u32 / step)
+                .map(|part| {
+                    draw = draw.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (part * step + (draw >> 16) % step) as u16
+                })
+                .collect();
+            let spent = 8.0 * written(&indices).1.len() as f64 / indices.len() as f64;
+            assert!(spent < bits, "{spent} bits for one of {step}");
+        }
     }
 }

@@ -66,18 +66,16 @@ pub fn merge_round(
         });
     }
     state.check(layout, settings)?;
-    let payloads = updates
+    let (payloads, norms): (Vec<_>, Vec<_>) = updates
         .par_iter()
         .enumerate()
         .map(|(update, weighted)| {
-            Payload::parse(layout, weighted.payload)
+            Payload::parse_with_norms(layout, weighted.payload)
                 .map_err(|source| MergeError::BadPayload { update, source })
         })
-        .collect::<Result<Vec<_>, _>>()?;
-    let norms: Vec<_> = payloads
-        .par_iter()
-        .map(|payload| payload.norms(layout))
-        .collect();
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .unzip();
     let clipping = if settings.clip_to_median_norm {
         Clipping::to_median(&norms)
     } else {

@@ -21,6 +21,27 @@ impl<'a> Payload<'a> {
     /// Checks a payload for a model: size, header, scales, values, order and bounds of
     /// indices, unused bits.
     pub fn parse(layout: &Layout, bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        Self::parse_each(layout, bytes, |_, _| ())
+    }
+
+    /// The same, and the Euclidean norm of what is sent to each tensor.
+    pub fn parse_with_norms(
+        layout: &Layout,
+        bytes: &'a [u8],
+    ) -> Result<(Self, Vec<f64>), DecodeError> {
+        let mut norms = vec![0f64; layout.tensors().len()];
+        let payload = Self::parse_each(layout, bytes, |chunk, record| {
+            norms[chunk.tensor] += record.square_sum(chunk.len);
+        })?;
+        norms.iter_mut().for_each(|norm| *norm = norm.sqrt());
+        Ok((payload, norms))
+    }
+
+    fn parse_each(
+        layout: &Layout,
+        bytes: &'a [u8],
+        mut each: impl FnMut(&Chunk, &Record),
+    ) -> Result<Self, DecodeError> {
         let codec = header::read(layout, bytes)?;
         let limit = crate::max_bytes(codec, layout);
         if bytes.len() > limit {
@@ -46,7 +67,10 @@ impl<'a> Payload<'a> {
                 check: true,
             };
             match records.next(chunk, number, &mut chosen) {
-                Ok(_) => offset = bytes.len() - records.bytes.len(),
+                Ok(record) => {
+                    each(chunk, &record);
+                    offset = bytes.len() - records.bytes.len();
+                }
                 Err(DecodeError::TooShort { needed, .. }) => {
                     let needed = offset.saturating_add(needed);
                     return Err(DecodeError::TooShort {
@@ -130,22 +154,6 @@ impl<'a> Payload<'a> {
             bytes: &self.bytes[self.offsets[group]..],
             check: false,
         }
-    }
-
-    /// Euclidean norm of what is sent to each tensor.
-    pub fn norms(&self, layout: &Layout) -> Vec<f64> {
-        let mut squares = vec![0f64; layout.tensors().len()];
-        let mut chosen = [0; CHUNK];
-        for (group, chunks) in layout.groups().enumerate() {
-            let mut records = self.group(group);
-            for chunk in chunks {
-                // It was checked: an error here is out of reach, and would count as nothing.
-                if let Ok(record) = records.next(chunk, 0, &mut chosen) {
-                    squares[chunk.tensor] += record.square_sum(chunk.len);
-                }
-            }
-        }
-        squares.into_iter().map(f64::sqrt).collect()
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Selector {
     /// Chosen indices, rising.
     chosen: Vec<u16>,
     /// Magnitude bits above which the last chunk's candidates were looked for.
-    guess: u32,
+    guess: i32,
 }
 
 /// Histogram bins: exponent and three bits of the fraction.
@@ -30,7 +30,7 @@ impl Selector {
             candidates: vec![0; CHUNK],
             scratch: Vec::with_capacity(CHUNK),
             chosen: Vec::with_capacity(CHUNK),
-            guess: u32::MAX,
+            guess: i32::MAX,
         }
     }
 
@@ -58,27 +58,26 @@ impl Selector {
         );
         // Aim a little lower next time: a tenth in magnitude, a few dozen more candidates.
         let least = f32::from_bits((least >> 12) as u32) * 0.9;
-        self.guess = least.to_bits();
+        self.guess = least.to_bits() as i32;
         &self.chosen
     }
 
     /// Collects every weight whose magnitude bits are at least `floor`.
-    fn collect(&mut self, values: &[f32], floor: u32) -> usize {
+    fn collect(&mut self, values: &[f32], floor: i32) -> usize {
         const BLOCK: usize = 16;
         let mut found = 0;
         for (block_number, block) in values.chunks(BLOCK).enumerate() {
             // Most blocks hold no candidate; this test is a few vector instructions.
             let any = block
                 .iter()
-                .fold(0, |largest, v| magnitude(*v).max(largest))
-                >= floor;
+                .fold(false, |any, value| any | (magnitude(*value) >= floor));
             if !any {
                 continue;
             }
             for (offset, value) in block.iter().enumerate() {
                 let index = block_number * BLOCK + offset;
                 let key = magnitude(*value);
-                self.candidates[found] = u64::from(key) << 12 | (CHUNK - 1 - index) as u64;
+                self.candidates[found] = (key as u64) << 12 | (CHUNK - 1 - index) as u64;
                 found += usize::from(key >= floor);
             }
         }
@@ -86,14 +85,15 @@ impl Selector {
     }
 }
 
-/// The bits of a float without its sign: ordered like its magnitude.
-fn magnitude(value: f32) -> u32 {
-    value.to_bits() & 0x7FFF_FFFF
+/// The bits of a float without its sign: ordered like its magnitude. Signed, because that
+/// is the comparison for which every processor has a vector instruction.
+fn magnitude(value: f32) -> i32 {
+    (value.to_bits() & 0x7FFF_FFFF) as i32
 }
 
 /// Lower edge of the highest histogram bin such that `k` weights are in it or above; 0 if
 /// there are fewer.
-fn lowest_bin_of_top(values: &[f32], k: usize) -> u32 {
+fn lowest_bin_of_top(values: &[f32], k: usize) -> i32 {
     let mut bins = [0u16; BINS];
     for value in values {
         bins[(magnitude(*value) >> 20) as usize] += 1;
@@ -102,8 +102,61 @@ fn lowest_bin_of_top(values: &[f32], k: usize) -> u32 {
     for bin in (0..BINS).rev() {
         above += usize::from(bins[bin]);
         if above >= k {
-            return (bin as u32) << 20;
+            return (bin as i32) << 20;
         }
     }
     0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The same by sorting.
+    fn by_sorting(values: &[f32], k: usize) -> Vec<u16> {
+        let mut order: Vec<u16> = (0..values.len() as u16).collect();
+        let magnitude = |index: &u16| values[usize::from(*index)].abs();
+        order.retain(|index| magnitude(index) > 0.0);
+        order.sort_by(|a, b| magnitude(b).total_cmp(&magnitude(a)).then(a.cmp(b)));
+        order.truncate(k);
+        order.sort_unstable();
+        order
+    }
+
+    fn any_chunk() -> impl Strategy<Value = Vec<f32>> {
+        let wide = any::<f32>().prop_filter("finite", |value| value.is_finite());
+        let few_different = prop_oneof![Just(0.0f32), Just(1.0), Just(-1.0), Just(2.0)];
+        let value = prop_oneof![4 => -1f32..1.0, 1 => wide, 1 => few_different];
+        proptest::collection::vec(value, 1..=CHUNK)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn the_guess_of_the_last_chunk_never_changes_what_is_kept(
+            chunks in proptest::collection::vec(any_chunk(), 1..5),
+            scales in proptest::collection::vec(-20i32..20, 5),
+            k in 1usize..=CHUNK,
+        ) {
+            let mut selector = Selector::new();
+            for (chunk, scale) in chunks.iter().zip(scales) {
+                let factor = 2f32.powi(scale);
+                let values: Vec<f32> =
+                    chunk.iter().map(|value| (value * factor).clamp(f32::MIN, f32::MAX)).collect();
+                let k = k.min(values.len());
+                prop_assert_eq!(selector.select(&values, k), by_sorting(&values, k));
+            }
+        }
+    }
+
+    #[test]
+    fn of_equal_magnitudes_the_first_are_kept() {
+        let mut values = vec![0.5f32; CHUNK];
+        values[4000] = -1.0;
+        let kept: Vec<u16> = (0..63).chain([4000]).collect();
+        assert_eq!(Selector::new().select(&values, 64), kept);
+    }
 }

@@ -32,8 +32,10 @@ impl Encoder {
             return;
         }
         self.magnitudes.clear();
-        self.magnitudes
-            .extend(chosen.iter().map(|&index| values[usize::from(index)].abs()));
+        self.magnitudes.extend(chosen.iter().map(|&index| {
+            let magnitude = values[usize::from(index)].abs();
+            magnitude.min(bfloat::MAX_VALUE)
+        }));
         let levels = Levels::of(&self.magnitudes);
 
         let start = bytes.len();
@@ -121,12 +123,19 @@ impl<'a> Record<'a> {
             return Err(too_short(6 + count.div_ceil(4)));
         };
         check_code_padding(codes, count, chunk)?;
-        let used = indices::read(rest, tag, len, chunk, &mut chosen[..count])?;
+        let before = bytes.len() - rest.len();
+        let used =
+            indices::read(rest, tag, len, chunk, &mut chosen[..count]).map_err(
+                |error| match error {
+                    DecodeError::TooShort { needed, .. } => too_short(before + needed),
+                    other => other,
+                },
+            )?;
         Ok(Self {
             count,
             table: table(low, high),
             codes,
-            bytes: 6 + codes.len() + used,
+            bytes: before + used,
         })
     }
 

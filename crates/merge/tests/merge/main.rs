@@ -1,0 +1,12 @@
+//! What the crate promises, as seen from outside.
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
+mod allocation;
+mod clipping;
+mod document;
+mod feedback;
+mod golden;
+mod hostile;
+mod round_trip;
+mod rounds;
+mod values;
