@@ -13,7 +13,7 @@ mod spawn;
 mod trainer_error;
 
 pub use inner::{InnerSettings, InnerState, Schedule};
-pub use lines::{MAX_LINE_BYTES, read_line};
+pub use lines::MAX_LINE_BYTES;
 pub use message::{
     ErrorCode, Reply, ReplyBody, Request, RequestBody, TokenFiles, TrainRequest, VERSION,
 };

@@ -1,13 +1,11 @@
 //! JSON lines with a bound, checked before memory is given to them.
 
-use std::io::{BufRead, Read};
-
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::mpsc;
 
 use crate::Reply;
 
-/// Longest line of either side, without its line feed. Everything long passes through files.
+/// Longest reply, without its line feed. Everything long passes through files.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// Why a line is no reply.
@@ -31,7 +29,7 @@ pub(crate) async fn read_replies(
     let mut output = BufReader::new(output);
     let mut line = Vec::new();
     loop {
-        let reply = match read_line_async(&mut output, &mut line).await {
+        let reply = match read_line(&mut output, &mut line).await {
             Ok(false) => return,
             Ok(true) if line.trim_ascii().is_empty() => continue,
             Ok(true) => parse(&line),
@@ -53,7 +51,7 @@ fn parse(line: &[u8]) -> Result<Reply, LineError> {
 
 /// Reads one line without its end into `line`; false at the end of the output. What follows
 /// the last line feed is no line: a writer that died in the middle of one said nothing.
-async fn read_line_async(
+async fn read_line(
     output: &mut BufReader<impl AsyncRead + Unpin>,
     line: &mut Vec<u8>,
 ) -> Result<bool, LineError> {
@@ -79,54 +77,33 @@ async fn read_line_async(
     }
 }
 
-/// The trainer's side: reads one line of at most [`MAX_LINE_BYTES`] from its standard input
-/// into `line`, without its end. False at the end of the input, which is when a trainer
-/// exits.
-///
-/// # Errors
-/// A read error, or `InvalidData` for a longer line.
-pub fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> std::io::Result<bool> {
-    line.clear();
-    let limit = MAX_LINE_BYTES as u64 + 1;
-    let read = input.take(limit).read_until(b'\n', line)?;
-    if line.last() == Some(&b'\n') {
-        line.pop();
-        return Ok(true);
-    }
-    if read as u64 == limit {
-        let message = format!("a line of more than {MAX_LINE_BYTES} bytes");
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::InvalidData,
-            message,
-        ));
-    }
-    Ok(false)
-}
-
 #[cfg(test)]
+#[expect(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_line_of_the_limit_is_read_and_a_longer_one_refused() {
-        let mut text = vec![b'x'; MAX_LINE_BYTES];
-        text.push(b'\n');
-        let mut line = Vec::new();
-        assert!(matches!(
-            read_line(&mut text.as_slice(), &mut line),
-            Ok(true)
-        ));
-        assert_eq!(line.len(), MAX_LINE_BYTES);
-        text.insert(0, b'x');
-        assert!(read_line(&mut text.as_slice(), &mut line).is_err());
+    async fn lines_of(output: &[u8]) -> Result<Vec<Vec<u8>>, LineError> {
+        let mut output = BufReader::new(output);
+        let (mut line, mut lines) = (Vec::new(), Vec::new());
+        while read_line(&mut output, &mut line).await? {
+            lines.push(line.clone());
+        }
+        Ok(lines)
     }
 
-    #[test]
-    fn a_line_without_an_end_is_none() {
-        let mut line = Vec::new();
-        let mut input: &[u8] = b"one\ntwo";
-        assert!(matches!(read_line(&mut input, &mut line), Ok(true)));
-        assert_eq!(line, b"one");
-        assert!(matches!(read_line(&mut input, &mut line), Ok(false)));
+    #[tokio::test]
+    async fn a_line_of_the_limit_is_read_and_a_longer_one_refused() {
+        let mut text = vec![b'x'; MAX_LINE_BYTES];
+        text.extend(b"\nnext\n");
+        let lines = lines_of(&text).await.unwrap();
+        assert_eq!(lines[0].len(), MAX_LINE_BYTES);
+        assert_eq!(lines[1], b"next");
+        text.insert(0, b'x');
+        assert!(matches!(lines_of(&text).await, Err(LineError::TooLong)));
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_is_none() {
+        assert_eq!(lines_of(b"one\ntwo").await.unwrap(), [b"one"]);
     }
 }

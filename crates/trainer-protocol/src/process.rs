@@ -47,6 +47,10 @@ pub struct TrainerCommand {
     pub hello_within: Duration,
     /// How long it may be silent during a request, unless the request says otherwise.
     pub silence: Duration,
+    /// Added to its niceness (Unix): 0 as its owner, 19 only when nobody else wants the
+    /// processor. Set before it starts: on Linux a niceness belongs to a thread, and those
+    /// that it has already keep theirs.
+    pub niceness: i32,
 }
 
 impl TrainerCommand {
@@ -59,6 +63,7 @@ impl TrainerCommand {
             log: log.into(),
             hello_within: Duration::from_secs(60),
             silence: Duration::from_secs(120),
+            niceness: 0,
         }
     }
 

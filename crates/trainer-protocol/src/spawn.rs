@@ -19,6 +19,13 @@ pub(crate) async fn start(command: &TrainerCommand, log: File) -> std::io::Resul
         .kill_on_drop(true);
     #[cfg(unix)]
     child.process_group(0);
+    #[cfg(unix)]
+    if command.niceness != 0 {
+        let niceness = command.niceness;
+        // SAFETY: the closure runs between fork and exec and makes one system call; it
+        // neither allocates nor takes locks.
+        unsafe { child.pre_exec(move || be_nice(niceness)) };
+    }
     spawn(child).await
 }
 
@@ -81,6 +88,15 @@ async fn spawn(mut command: Command) -> std::io::Result<Child> {
     answer
         .await
         .map_err(|_| std::io::Error::other("the thread that starts trainers is gone"))?
+}
+
+#[cfg(unix)]
+fn be_nice(by: i32) -> std::io::Result<()> {
+    // A request that is refused (only a privileged user may go below 0) changes nothing,
+    // which is no reason not to train.
+    // SAFETY: a system call without pointers.
+    let _ = unsafe { libc::nice(by) };
+    Ok(())
 }
 
 /// Kills the child's process group. Only call it before the child was waited for: until then

@@ -348,3 +348,24 @@ async fn a_path_that_json_cannot_carry_is_refused_and_harms_nothing() {
     );
     trainer.request(CALIBRATE).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_nice_trainer_is_nice_from_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "read line; echo niceness $(ps -o ni= -p $$) of $(ps -o ni= -p $PPID) >&2; exit 3";
+    let mut command = scripted(folder.path(), script);
+    command.niceness = 3;
+    let trainer = TrainerProcess::spawn(&command).await.unwrap();
+    let text = trainer.request(CALIBRATE).await.unwrap_err().to_string();
+    let words: Vec<&str> = text
+        .rsplit("niceness")
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    let [own, "of", owners] = words[..] else {
+        panic!("{text}")
+    };
+    let (own, owners): (i32, i32) = (own.parse().unwrap(), owners.parse().unwrap());
+    assert_eq!(own, (owners + 3).min(19));
+}
