@@ -3,7 +3,9 @@
 //! little as it can.
 
 use crate::blocks::split;
-use crate::run::{ClosedRound, KEPT_CHECKPOINTS, KEPT_ROUNDS, KEPT_VERDICTS, WaitingUpdate};
+use crate::run::{
+    ClosedRound, KEPT_CHECKPOINTS, KEPT_RETIRED, KEPT_ROUNDS, KEPT_VERDICTS, WaitingUpdate,
+};
 use crate::{
     AssignmentId, Checkpoint, Event, EventKind, Hash, Lease, Lineage, Member, MergeRecord,
     OpenRound, Outcome, PendingUpdate, Phase, Revision, RoundSummary, Run, Verdict, WorkerId,
@@ -373,7 +375,7 @@ impl Run {
         self.opens_ms = None;
         self.stopping = None;
         for member in self.members.values_mut() {
-            member.retired_feedback = member.feedback.take().or(member.retired_feedback);
+            member.retire_feedback();
         }
         if self.phase != Phase::Paused {
             let reason = format!("it was rolled back to {to}: {reason}");
@@ -405,7 +407,7 @@ impl Member {
         Self {
             node,
             feedback: None,
-            retired_feedback: None,
+            retired_feedback: Default::default(),
             present: true,
             proven: false,
             last_round: None,
@@ -418,8 +420,15 @@ impl Member {
 
     fn start_feedback(&mut self, feedback: crate::FeedbackId) {
         if self.feedback != Some(feedback) {
-            self.retired_feedback = self.feedback.or(self.retired_feedback);
+            self.retire_feedback();
             self.feedback = Some(feedback);
+        }
+    }
+
+    fn retire_feedback(&mut self) {
+        self.retired_feedback.extend(self.feedback.take());
+        while self.retired_feedback.len() > KEPT_RETIRED {
+            self.retired_feedback.pop_front();
         }
     }
 

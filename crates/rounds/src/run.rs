@@ -20,6 +20,8 @@ use crate::{
 pub const KEPT_ROUNDS: usize = 200;
 /// Verdicts kept for each worker. Those that still wait are kept beyond it.
 pub const KEPT_VERDICTS: usize = 64;
+/// Ended lives of error feedback that are remembered for each worker.
+pub const KEPT_RETIRED: usize = 16;
 /// Base checkpoints that can be rolled back to.
 pub const KEPT_CHECKPOINTS: usize = 2;
 
@@ -144,8 +146,8 @@ pub struct Member {
     pub node: NodeId,
     /// The life of its error feedback; None after a rollback until it names a new one.
     pub feedback: Option<FeedbackId>,
-    /// The life before, which is refused when an old message names it.
-    pub retired_feedback: Option<FeedbackId>,
+    /// Lives before it (the last [`KEPT_RETIRED`]), refused when an old message names them.
+    pub retired_feedback: VecDeque<FeedbackId>,
     /// False once it left.
     pub present: bool,
     /// Whether its updates are merged: a founder, or one with an accepted update.

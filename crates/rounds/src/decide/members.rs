@@ -22,7 +22,7 @@ impl Deciding<'_> {
                     format!("worker {worker} belongs to node {owner}, not to node {node}"),
                 );
             }
-            if member.retired_feedback == Some(feedback) {
+            if member.retired_feedback.contains(&feedback) {
                 return refuse_retired(feedback);
             }
             if member.present {
@@ -55,7 +55,7 @@ impl Deciding<'_> {
         if member.feedback == Some(feedback) {
             return Ok(());
         }
-        if member.retired_feedback == Some(feedback) {
+        if member.retired_feedback.contains(&feedback) {
             return refuse_retired(feedback);
         }
         self.emit(EventKind::FeedbackReset { worker, feedback });
@@ -63,8 +63,10 @@ impl Deciding<'_> {
     }
 
     pub(super) fn leave(&mut self, worker: WorkerId, reason: &str) -> Granted {
-        let member = self.run().members.get(&worker);
-        if !member.is_some_and(|member| member.present) {
+        let run = self.run();
+        let member = run.members.get(&worker);
+        // A finished run has nobody to give anything, so there is nothing to leave.
+        if run.phase == Phase::Finished || !member.is_some_and(|member| member.present) {
             return Ok(());
         }
         self.return_leases(&format!("worker {worker} left: {reason}"), |_, holder| {

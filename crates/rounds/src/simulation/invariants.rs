@@ -1,0 +1,435 @@
+//! The promises of a run, checked against its log alone. This file shares no code with the
+//! fold: it keeps its own books, so that a mistake there can't hide itself here.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use crate::{
+    AssignmentId, BlockRange, Event, EventKind, Hash, Revision, RoundSettings, Run, WorkerId,
+};
+
+/// An assignment as the log tells it.
+struct Given {
+    worker: WorkerId,
+    round: u64,
+    blocks: Vec<BlockRange>,
+    /// Blocks and whether it may be merged, once an update was accepted.
+    accepted: Option<(u64, bool, Hash)>,
+    returned: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum RoundIs {
+    None,
+    Open,
+    Closed,
+}
+
+/// The books.
+pub(super) struct Invariants {
+    settings: RoundSettings,
+    epoch: u64,
+    at_ms: u64,
+    revision: Revision,
+    round: Option<u64>,
+    round_is: RoundIs,
+    deadline_ms: u64,
+    given: BTreeMap<AssignmentId, Given>,
+    given_in_round: HashSet<(u64, WorkerId)>,
+    closing: Vec<AssignmentId>,
+    merged: HashSet<AssignmentId>,
+    /// Blocks merged along the live lineage, by the number of the revision that has them.
+    live: BTreeMap<u64, Vec<u64>>,
+    live_blocks: HashSet<u64>,
+    /// Blocks in leases and in accepted updates that wait.
+    held: HashSet<u64>,
+    members: BTreeSet<WorkerId>,
+    credited: BTreeMap<WorkerId, u64>,
+    finished: bool,
+    pub violation: Option<String>,
+    events: u64,
+    pub late: u64,
+}
+
+impl Invariants {
+    pub fn new() -> Self {
+        Self {
+            settings: RoundSettings::default(),
+            epoch: 0,
+            at_ms: 0,
+            revision: Revision {
+                lineage: 0,
+                number: 0,
+            },
+            round: None,
+            round_is: RoundIs::None,
+            deadline_ms: 0,
+            given: BTreeMap::new(),
+            given_in_round: HashSet::new(),
+            closing: Vec::new(),
+            merged: HashSet::new(),
+            live: BTreeMap::new(),
+            live_blocks: HashSet::new(),
+            held: HashSet::new(),
+            members: BTreeSet::new(),
+            credited: BTreeMap::new(),
+            finished: false,
+            violation: None,
+            events: 0,
+            late: 0,
+        }
+    }
+
+    /// Whether the log holds this update.
+    pub fn holds(&self, assignment: AssignmentId, payload: Hash) -> bool {
+        let given = self.given.get(&assignment);
+        given
+            .and_then(|given| given.accepted)
+            .is_some_and(|(_, _, held)| held == payload)
+    }
+
+    /// Compares a folded state with the books.
+    pub fn compare(&self, run: &Run) -> Result<(), String> {
+        if let Some(what) = run.inconsistency() {
+            return Err(what);
+        }
+        if run.revision() != self.revision {
+            return Err(format!(
+                "the state is at {}, the log at {}",
+                run.revision(),
+                self.revision
+            ));
+        }
+        let credited: u64 = self.credited.values().sum();
+        if run.totals().tokens != credited {
+            return Err(format!(
+                "{} tokens in the state, {credited} accepted",
+                run.totals().tokens
+            ));
+        }
+        for (worker, member) in run.members() {
+            let tokens = self.credited.get(&worker).copied().unwrap_or(0);
+            if member.credited_tokens != tokens {
+                return Err(format!("worker {worker} is credited with the wrong tokens"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters an event into the books, appended by the owner of `epoch`.
+    pub fn observe(&mut self, event: &Event, epoch: u64) {
+        self.events += 1;
+        if let Err(what) = self.check(event, epoch)
+            && self.violation.is_none()
+        {
+            self.violation = Some(format!("{what}: {event:?}"));
+        }
+    }
+
+    fn check(&mut self, event: &Event, epoch: u64) -> Result<(), String> {
+        ensure(epoch >= self.epoch, || {
+            format!("an owner with epoch {epoch} appended after {}", self.epoch)
+        })?;
+        ensure(event.at_ms >= self.at_ms, || {
+            format!("time went back from {}", self.at_ms)
+        })?;
+        (self.epoch, self.at_ms) = (epoch, event.at_ms);
+        ensure(
+            !self.finished || matches!(event.kind, EventKind::Checkpointed { .. }),
+            || "something was decided after the end".into(),
+        )?;
+        match &event.kind {
+            EventKind::Created { settings } => self.settings = settings.clone(),
+            EventKind::WorkerJoined { worker, .. } => drop(self.members.insert(*worker)),
+            EventKind::WorkerLeft { worker, .. } => drop(self.members.remove(worker)),
+            EventKind::RoundOpened {
+                round,
+                base,
+                deadline_ms,
+            } => {
+                ensure(self.round_is == RoundIs::None, || {
+                    "a round opened inside another".into()
+                })?;
+                let expected = self.round.map_or(0, |round| round + 1);
+                ensure(*round == expected, || {
+                    format!("round {expected} comes next")
+                })?;
+                ensure(*base == self.revision, || {
+                    format!("the newest is {}", self.revision)
+                })?;
+                self.round = Some(*round);
+                self.round_is = RoundIs::Open;
+                self.deadline_ms = *deadline_ms;
+            }
+            EventKind::Assigned { .. } => self.check_assigned(&event.kind)?,
+            EventKind::UpdateAccepted { .. } => self.check_accepted(&event.kind)?,
+            EventKind::LeaseReturned { assignment, reason } => {
+                ensure(!reason.is_empty(), || {
+                    "a lease returned without a reason".into()
+                })?;
+                let given = self
+                    .given
+                    .get_mut(assignment)
+                    .ok_or("an unknown lease returned")?;
+                ensure(given.accepted.is_none() && !given.returned, || {
+                    "a lease ended twice".into()
+                })?;
+                given.returned = true;
+                for block in numbers(&given.blocks, u64::MAX) {
+                    self.held.remove(&block);
+                }
+            }
+            EventKind::Collecting { grace_ends_ms, .. } => {
+                ensure(event.at_ms >= self.deadline_ms, || {
+                    "collected before the deadline".into()
+                })?;
+                self.deadline_ms = *grace_ends_ms;
+            }
+            EventKind::RoundClosed {
+                round,
+                updates,
+                reason,
+            } => {
+                self.end_round(*round, reason, event.at_ms)?;
+                let quorum = self.settings.quorum as usize;
+                ensure(updates.len() >= quorum, || {
+                    "a round closed without its quorum".into()
+                })?;
+                self.closing = updates.clone();
+                self.round_is = RoundIs::Closed;
+            }
+            EventKind::RoundAbandoned { round, reason } => {
+                self.end_round(*round, reason, event.at_ms)?;
+                self.round_is = RoundIs::None;
+            }
+            EventKind::Merged {
+                round,
+                revision,
+                factors,
+                ..
+            } => {
+                ensure(
+                    self.round_is == RoundIs::Closed && Some(*round) == self.round,
+                    || "a merge of no closed round".into(),
+                )?;
+                ensure(factors.len() == self.closing.len(), || {
+                    "factors do not fit".into()
+                })?;
+                self.check_merged(*revision)?;
+                self.round_is = RoundIs::None;
+            }
+            EventKind::RolledBack { to, revision, .. } => self.check_rolled_back(*to, *revision)?,
+            EventKind::Finished { reason } => {
+                ensure(!reason.is_empty(), || "finished without a reason".into())?;
+                self.finished = true;
+            }
+            EventKind::Forming
+            | EventKind::Gathering { .. }
+            | EventKind::FeedbackReset { .. }
+            | EventKind::Checkpointed { .. }
+            | EventKind::Paused { .. }
+            | EventKind::Resumed
+            | EventKind::Stopping { .. }
+            | EventKind::Failed { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// A round may end late only if nobody was there to end it: one second of slack, for time
+    /// stands still in the log while no coordinator runs.
+    fn end_round(&self, round: u64, reason: &str, at_ms: u64) -> Result<(), String> {
+        ensure(
+            self.round_is == RoundIs::Open && Some(round) == self.round,
+            || "a round ended that was not open".into(),
+        )?;
+        ensure(!reason.is_empty(), || {
+            "a round ended without a reason".into()
+        })?;
+        let latest = self.deadline_ms + 1000;
+        ensure(at_ms <= latest, || {
+            format!("a round ended {} ms late", at_ms - latest)
+        })
+    }
+
+    fn check_assigned(&mut self, kind: &EventKind) -> Result<(), String> {
+        let EventKind::Assigned {
+            assignment,
+            worker,
+            round,
+            base,
+            blocks,
+            ..
+        } = kind
+        else {
+            return Ok(());
+        };
+        ensure(
+            self.round_is == RoundIs::Open && Some(*round) == self.round,
+            || "not the open round".into(),
+        )?;
+        ensure(*base == self.revision, || {
+            "not from the newest revision".into()
+        })?;
+        ensure(self.members.contains(worker), || "not a member".into())?;
+        ensure(self.given_in_round.insert((*round, *worker)), || {
+            "a second assignment in one round".into()
+        })?;
+        let all: Vec<u64> = numbers(blocks, u64::MAX).collect();
+        ensure(
+            !all.is_empty() && all.len() as u64 <= self.settings.max_blocks,
+            || "too few or too many blocks".into(),
+        )?;
+        let epochs = all
+            .iter()
+            .map(|block| block / self.settings.blocks_per_epoch);
+        let epochs: BTreeSet<u64> = epochs.collect();
+        ensure(epochs.len() <= 2, || "crosses two epoch boundaries".into())?;
+        for block in all {
+            ensure(!self.live_blocks.contains(&block), || {
+                format!("block {block} is merged already")
+            })?;
+            ensure(self.held.insert(block), || {
+                format!("block {block} is held by another")
+            })?;
+        }
+        let given = Given {
+            worker: *worker,
+            round: *round,
+            blocks: blocks.clone(),
+            accepted: None,
+            returned: false,
+        };
+        let before = self.given.insert(*assignment, given);
+        ensure(before.is_none(), || {
+            "an assignment's name was used twice".into()
+        })
+    }
+
+    fn check_accepted(&mut self, kind: &EventKind) -> Result<(), String> {
+        let EventKind::UpdateAccepted {
+            assignment,
+            blocks_completed,
+            payload,
+            tokens,
+            mergeable,
+            ..
+        } = kind
+        else {
+            return Ok(());
+        };
+        let given = self
+            .given
+            .get_mut(assignment)
+            .ok_or("an update of no assignment")?;
+        ensure(given.accepted.is_none(), || {
+            "an assignment has two updates".into()
+        })?;
+        ensure(!given.returned, || "an update of a returned lease".into())?;
+        let blocks: Vec<u64> = numbers(&given.blocks, u64::MAX).collect();
+        ensure((1..=blocks.len() as u64).contains(blocks_completed), || {
+            "no prefix".into()
+        })?;
+        let late = self.round.unwrap_or(0) - given.round;
+        ensure(late <= self.settings.staleness_rounds, || {
+            format!("{late} rounds late")
+        })?;
+        self.late += u64::from(late > 0);
+        given.accepted = Some((*blocks_completed, *mergeable, *payload));
+        let kept = if *mergeable {
+            *blocks_completed as usize
+        } else {
+            0
+        };
+        for block in &blocks[kept..] {
+            self.held.remove(block);
+        }
+        *self.credited.entry(given.worker).or_default() += tokens;
+        Ok(())
+    }
+
+    fn check_merged(&mut self, revision: Revision) -> Result<(), String> {
+        let expected = Revision {
+            number: self.revision.number + 1,
+            ..self.revision
+        };
+        ensure(revision == expected, || {
+            format!("revision {expected} comes next")
+        })?;
+        let mut blocks = Vec::new();
+        for assignment in std::mem::take(&mut self.closing) {
+            ensure(self.merged.insert(assignment), || {
+                format!("update {assignment} was merged twice")
+            })?;
+            let given = self
+                .given
+                .get(&assignment)
+                .ok_or("a merged update of no assignment")?;
+            let (completed, mergeable, _) =
+                given.accepted.ok_or("a merged update was never accepted")?;
+            ensure(mergeable, || {
+                format!("update {assignment} may not be merged")
+            })?;
+            for block in numbers(&given.blocks, completed) {
+                ensure(self.live_blocks.insert(block), || {
+                    format!("block {block} was trained twice in its epoch")
+                })?;
+                self.held.remove(&block);
+                blocks.push(block);
+            }
+        }
+        self.live.insert(revision.number, blocks);
+        self.revision = revision;
+        Ok(())
+    }
+
+    fn check_rolled_back(&mut self, to: Revision, revision: Revision) -> Result<(), String> {
+        ensure(self.round_is != RoundIs::Open, || {
+            "rolled back inside a round".into()
+        })?;
+        ensure(
+            revision.number == to.number && revision.lineage == self.revision.lineage + 1,
+            || "not the next lineage".into(),
+        )?;
+        ensure(to.number <= self.revision.number, || {
+            "rolled forward".into()
+        })?;
+        for (_, blocks) in self.live.split_off(&(to.number + 1)) {
+            for block in blocks {
+                self.live_blocks.remove(&block);
+            }
+        }
+        // What waited is dropped, and no lease outlives a rollback.
+        self.held.clear();
+        for given in self.given.values() {
+            ensure(given.accepted.is_some() || given.returned, || {
+                "a lease outlived a rollback".into()
+            })?;
+        }
+        self.closing.clear();
+        self.round_is = RoundIs::None;
+        self.revision = revision;
+        Ok(())
+    }
+
+    /// What was promised for the end: all that was leased is done or came back.
+    pub fn check_end(&self) -> Result<(), String> {
+        ensure(self.finished, || "the run did not finish".into())?;
+        ensure(self.revision.number == self.settings.rounds, || {
+            "rounds are missing".into()
+        })?;
+        for (id, given) in &self.given {
+            ensure(given.accepted.is_some() || given.returned, || {
+                format!("lease {id} is still out")
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn numbers(blocks: &[BlockRange], count: u64) -> impl Iterator<Item = u64> + '_ {
+    let all = blocks.iter().flat_map(|range| range.start..range.end);
+    all.take(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what()) }
+}
