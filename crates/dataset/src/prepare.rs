@@ -82,7 +82,7 @@ impl std::fmt::Display for Stage {
 /// A dataset on this machine, complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Prepared {
-    /// `tokenizer.json`.
+    /// A file in the format of `tokenizer.json`, named by its hash.
     pub tokenizer: PathBuf,
     /// BLAKE3 of it.
     #[serde(serialize_with = "as_hex")]
@@ -110,9 +110,9 @@ pub struct PreparedPart {
     pub text_bytes: u64,
 }
 
-/// Reads the inputs, learns a tokenizer from the training part, and writes `tokenizer.json`
-/// and the shards of both parts into `folder`, which is made if missing. The same inputs give
-/// the same bytes.
+/// Reads the inputs, learns a tokenizer from the training part, and writes it and the shards
+/// of both parts into `folder`, which is made if missing. The same inputs give the same bytes
+/// under the same names, so that several datasets may lie in one folder.
 pub fn prepare(
     inputs: &[PathBuf],
     folder: &Path,
@@ -137,8 +137,8 @@ pub fn prepare(
         });
     });
     let encoder = Encoder::new(learned)?;
-    let tokenizer = folder.join("tokenizer.json");
-    let tokenizer_hash = write_file(&tokenizer, encoder.json().as_bytes())?;
+    let json = encoder.json().as_bytes();
+    let (tokenizer, tokenizer_hash) = write_file(folder, "tokenizer.json", json)?;
 
     let vocab_size = encoder.vocab_size();
     let token_bytes = if vocab_size <= 1 << 16 { 2 } else { 4 };

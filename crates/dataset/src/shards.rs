@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -62,7 +63,7 @@ impl<'f> ShardWriter<'f> {
         self.tokens += tokens.len() as u64;
         while !tokens.is_empty() {
             if self.open.is_none() {
-                self.open = Some(FileInWriting::create(self.folder.join("shard"))?);
+                self.open = Some(FileInWriting::create(self.folder)?);
             }
             let Some(file) = &mut self.open else { break };
             let room = (self.shard_bytes - file.bytes) / u64::from(self.token_bytes);
@@ -101,11 +102,15 @@ impl<'f> ShardWriter<'f> {
     }
 }
 
-/// Writes a small file whole. Returns its hash.
-pub(crate) fn write_file(path: &Path, contents: &[u8]) -> Result<[u8; 32], DatasetError> {
-    let mut file = FileInWriting::create(path.to_owned())?;
+/// Writes a small file whole, named by its hash and `ending`.
+pub(crate) fn write_file(
+    folder: &Path,
+    ending: &str,
+    contents: &[u8],
+) -> Result<(PathBuf, [u8; 32]), DatasetError> {
+    let mut file = FileInWriting::create(folder)?;
     file.write(contents)?;
-    Ok(file.finish(|_| path.to_owned())?.1)
+    file.finish(|hash| folder.join(format!("{hash}.{ending}")))
 }
 
 /// A file under a name that says it is not whole; it goes away unless it is finished.
@@ -118,10 +123,14 @@ struct FileInWriting {
 }
 
 impl FileInWriting {
-    fn create(target: PathBuf) -> Result<Self, DatasetError> {
-        let mut path = target.into_os_string();
-        path.push(".part");
-        let path = PathBuf::from(path);
+    /// Under a name of its own, so that two programs may prepare data in the same folder.
+    fn create(folder: &Path) -> Result<Self, DatasetError> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self::create_at(folder.join(format!("{}-{number}.part", std::process::id())))
+    }
+
+    fn create_at(path: PathBuf) -> Result<Self, DatasetError> {
         let file = File::create(&path).map_err(|source| write_error(&path, source))?;
         Ok(Self {
             path,
@@ -170,5 +179,29 @@ pub(crate) fn write_error(path: &Path, source: io::Error) -> DatasetError {
     DatasetError::Write {
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[expect(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_reported_with_the_file_and_what_mends_it() {
+        // A link to the device that is always full stands where the file would be written.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("shard.part");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let mut file = FileInWriting::create_at(path.clone()).unwrap();
+        let error = file.write(b"tokens").unwrap_err().to_string();
+        for part in ["cannot write", "shard.part", "the disk is full", "--home"] {
+            assert!(error.contains(part), "{part:?} is not in: {error}");
+        }
+        drop(file);
+        assert!(
+            path.symlink_metadata().is_err(),
+            "half a file was left behind"
+        );
     }
 }

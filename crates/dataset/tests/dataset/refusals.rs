@@ -218,24 +218,6 @@ fn a_folder_that_cannot_be_made_is_named() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_is_reported_with_the_file_and_what_mends_it() {
-    // The device that is always full stands where the first file would be written.
-    let place = Workplace::new().with("a.txt", english(10_000));
-    let out = place.folder.path().join("out");
-    std::fs::create_dir(&out).unwrap();
-    for name in ["tokenizer.json.part", "shard.part"] {
-        let _ = std::fs::remove_file(out.join("tokenizer.json.part"));
-        std::os::unix::fs::symlink("/dev/full", out.join(name)).unwrap();
-        has(
-            &refusal(&place),
-            &["cannot write", name, "the disk is full", "--home"],
-        );
-        assert!(!out.join(name).exists(), "half a file was left behind");
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
 fn what_is_neither_file_nor_folder_is_refused() {
     let place = Workplace::new();
     let error = place

@@ -6,7 +6,7 @@ use opengpu_dataset::{Options, StreamError, TokenStream, blocks_per_epoch, seque
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::{Workplace, english, tokens_of};
+use crate::{Workplace, english, small, text_of, tokens_of};
 
 fn files(folder: &TempDir, token_bytes: usize, shards: &[&[u32]]) -> Vec<PathBuf> {
     let write = |(number, tokens): (usize, &&[u32])| {
@@ -151,7 +151,7 @@ fn a_vocabulary_past_65536_takes_four_bytes() {
             .any(|&token| token > 65_535)
     );
     assert_eq!(
-        crate::text_of(&prepared, &prepared.held_out),
+        text_of(&prepared, &prepared.held_out),
         text[text.len() - text.len() / 20..]
     );
 }
@@ -187,4 +187,28 @@ proptest! {
         stream.read(start as u64, &mut out).unwrap();
         prop_assert_eq!(&out, &tokens[start..end]);
     }
+}
+
+#[test]
+fn two_datasets_may_be_made_in_one_folder_at_once() {
+    let place = Workplace::new()
+        .with("a.txt", english(300_000))
+        .with("b.txt", english(200_000));
+    std::thread::scope(|threads| {
+        let make = |name| {
+            let place = &place;
+            threads.spawn(move || {
+                for _ in 0..3 {
+                    let prepared = place.prepare_only(&[place.path(name)], &small()).unwrap();
+                    let text = std::fs::read_to_string(place.path(name)).unwrap();
+                    let found = text_of(&prepared, &prepared.training)
+                        + &text_of(&prepared, &prepared.held_out);
+                    assert!(found == text, "{name}");
+                }
+            })
+        };
+        let (a, b) = (make("a.txt"), make("b.txt"));
+        a.join().unwrap();
+        b.join().unwrap();
+    });
 }
