@@ -31,7 +31,9 @@ impl SharedFolder {
         private_folder(&disk)?;
         let hash = blake3::hash(home.as_os_str().as_encoded_bytes()).to_hex();
         let memory = Path::new("/dev/shm").join(format!("opengpu-{}", &hash[..16]));
-        let memory = private_folder(&memory).is_ok().then_some(memory);
+        // Only Linux has that folder; elsewhere nothing may be made outside the home.
+        let usable = cfg!(target_os = "linux") && private_folder(&memory).is_ok();
+        let memory = usable.then_some(memory);
         Ok(Self { memory, disk })
     }
 
