@@ -49,7 +49,7 @@ async fn spawn(mut command: Command) -> std::io::Result<Child> {
     let die_with_owner = move || {
         // SAFETY: prctl and getppid are async-signal-safe system calls without pointers.
         unsafe {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == -1 {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) == -1 {
                 return Err(std::io::Error::last_os_error());
             }
             // The owner may have died before prctl: then no signal will come.
