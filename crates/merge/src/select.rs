@@ -12,11 +12,11 @@ use crate::CHUNK;
 /// Scratch space and the guess.
 pub(crate) struct Selector {
     /// Candidates as magnitude and 4095 − index in one integer: the order of preference.
-    candidates: Vec<u64>,
+    candidates: Box<[u64; CHUNK]>,
     /// A copy to find the smallest kept one in.
-    scratch: Vec<u64>,
+    scratch: Box<[u64; CHUNK]>,
     /// Chosen indices, rising.
-    chosen: Vec<u16>,
+    chosen: Box<[u16; CHUNK]>,
     /// Magnitude bits above which the last chunk's candidates were looked for.
     guess: i32,
 }
@@ -24,21 +24,23 @@ pub(crate) struct Selector {
 /// Histogram bins: exponent and three bits of the fraction.
 const BINS: usize = 2048;
 
+/// Weights that are tested together.
+const BLOCK: usize = 16;
+
 impl Selector {
     pub fn new() -> Self {
         Self {
-            candidates: vec![0; CHUNK],
-            scratch: Vec::with_capacity(CHUNK),
-            chosen: Vec::with_capacity(CHUNK),
+            candidates: Box::new([0; CHUNK]),
+            scratch: Box::new([0; CHUNK]),
+            chosen: Box::new([0; CHUNK]),
             guess: i32::MAX,
         }
     }
 
     /// Indices of the kept weights of a chunk, rising; all values must be finite.
     pub fn select(&mut self, values: &[f32], k: usize) -> &[u16] {
-        self.chosen.clear();
         let mut found = self.collect(values, self.guess.max(1));
-        if found < k {
+        if found < k && self.guess > 1 {
             let floor = lowest_bin_of_top(values, k);
             found = self.collect(values, floor.max(1));
         }
@@ -46,40 +48,46 @@ impl Selector {
         let least = if found <= k {
             0
         } else {
-            self.scratch.clear();
-            self.scratch.extend_from_slice(candidates);
-            *self.scratch.select_nth_unstable(found - k).1
+            let scratch = &mut self.scratch[..found];
+            scratch.copy_from_slice(candidates);
+            *scratch.select_nth_unstable(found - k).1
         };
-        self.chosen.extend(
-            candidates
-                .iter()
-                .filter(|&&candidate| candidate >= least)
-                .map(|candidate| (CHUNK - 1) as u16 - (candidate & 0xFFF) as u16),
-        );
+        // Written without a branch that nobody could predict: what is not kept is written
+        // over by the next.
+        let mut kept = 0;
+        for &candidate in candidates {
+            self.chosen[kept.min(CHUNK - 1)] = (CHUNK - 1) as u16 - (candidate & 0xFFF) as u16;
+            kept += usize::from(candidate >= least);
+        }
         // Aim a little lower next time: a tenth in magnitude, a few dozen more candidates.
         let least = f32::from_bits((least >> 12) as u32) * 0.9;
         self.guess = least.to_bits() as i32;
-        &self.chosen
+        &self.chosen[..kept]
     }
 
     /// Collects every weight whose magnitude bits are at least `floor`.
     fn collect(&mut self, values: &[f32], floor: i32) -> usize {
-        const BLOCK: usize = 16;
         let mut found = 0;
-        for (block_number, block) in values.chunks(BLOCK).enumerate() {
-            // Most blocks hold no candidate; this test is a few vector instructions.
+        let mut add = |index: usize, value: f32| {
+            let key = magnitude(value);
+            self.candidates[found & (CHUNK - 1)] = (key as u64) << 12 | (CHUNK - 1 - index) as u64;
+            found += usize::from(key >= floor);
+        };
+        let (blocks, rest) = values.as_chunks::<BLOCK>();
+        for (number, block) in blocks.iter().enumerate() {
+            // Where few are kept most blocks hold no candidate; this test is a few vector
+            // instructions.
             let any = block
                 .iter()
                 .fold(false, |any, value| any | (magnitude(*value) >= floor));
-            if !any {
-                continue;
+            if any {
+                for (offset, value) in block.iter().enumerate() {
+                    add(number * BLOCK + offset, *value);
+                }
             }
-            for (offset, value) in block.iter().enumerate() {
-                let index = block_number * BLOCK + offset;
-                let key = magnitude(*value);
-                self.candidates[found] = (key as u64) << 12 | (CHUNK - 1 - index) as u64;
-                found += usize::from(key >= floor);
-            }
+        }
+        for (offset, value) in rest.iter().enumerate() {
+            add(blocks.len() * BLOCK + offset, *value);
         }
         found
     }

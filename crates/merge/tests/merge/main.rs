@@ -7,6 +7,7 @@ mod document;
 mod feedback;
 mod golden;
 mod hostile;
+mod memory;
 mod round_trip;
 mod rounds;
 mod values;
