@@ -134,6 +134,7 @@ impl Download {
                 .map_err(|_| client.stalled(self.hash, self.stall))?
                 .map_err(|source| client.broken(self.hash, source))?;
             let Some(chunk) = chunk else { break };
+            client.count_received(chunk.len());
             let before = sink.verified;
             sink.take(chunk).await?;
             if sink.verified != before {

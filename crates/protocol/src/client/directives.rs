@@ -16,7 +16,7 @@ const LINE_LIMIT: usize = 4 << 20;
 pub struct Directives {
     response: Response,
     unread: Vec<u8>,
-    server: String,
+    client: Client,
     silence: Duration,
 }
 
@@ -33,11 +33,11 @@ impl Client {
         let response = tokio::time::timeout(silence, self.send(&call))
             .await
             .map_err(|_| stalled(self.server(), silence))??;
-        let server = self.server().to_owned();
+        let client = self.clone();
         Ok(Directives {
             response,
             unread: Vec::new(),
-            server,
+            client,
             silence,
         })
     }
@@ -56,7 +56,7 @@ impl Directives {
                 let plan =
                     serde_json::from_slice(&line).map_err(|source| ClientError::BadAnswer {
                         operation: OPERATION.to_owned(),
-                        server: self.server.clone(),
+                        server: self.client.server().to_owned(),
                         expected: "plan",
                         source,
                     })?;
@@ -71,14 +71,17 @@ impl Directives {
             }
             let chunk = tokio::time::timeout(self.silence, self.response.chunk())
                 .await
-                .map_err(|_| stalled(&self.server, self.silence))?
+                .map_err(|_| stalled(self.client.server(), self.silence))?
                 .map_err(|source| ClientError::Unreachable {
                     operation: OPERATION.to_owned(),
-                    server: self.server.clone(),
+                    server: self.client.server().to_owned(),
                     source,
                 })?;
             match chunk {
-                Some(chunk) => self.unread.extend_from_slice(&chunk),
+                Some(chunk) => {
+                    self.client.count_received(chunk.len());
+                    self.unread.extend_from_slice(&chunk);
+                }
                 None => return Ok(None),
             }
         }

@@ -120,7 +120,10 @@ impl ClientError {
             Self::Refused { status, code, .. } => {
                 (400..500).contains(status)
                     && !matches!(status, 408 | 425 | 429)
-                    && !matches!(code.as_str(), "clock_off" | "counter_too_low")
+                    && !matches!(
+                        code.as_str(),
+                        "clock_off" | "counter_too_low" | "stalled" | "broken_body"
+                    )
             }
             Self::BadAddress { .. } | Self::TooLarge { .. } | Self::WrongBytes { .. } => true,
             _ => false,

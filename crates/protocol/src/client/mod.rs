@@ -10,6 +10,7 @@ mod operator;
 mod send;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -35,6 +36,17 @@ struct Inner {
     server: String,
     authorisation: Authorisation,
     clock: Clock,
+    sent_bytes: AtomicU64,
+    received_bytes: AtomicU64,
+}
+
+/// Bytes of request and answer bodies so far, without headers and encryption.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// To the coordinator, each attempt counted.
+    pub sent_bytes: u64,
+    /// From the coordinator.
+    pub received_bytes: u64,
 }
 
 enum Authorisation {
@@ -81,6 +93,20 @@ impl Client {
         &self.inner.server
     }
 
+    /// What went over the line so far, through this client and its clones.
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            sent_bytes: self.inner.sent_bytes.load(Ordering::Relaxed),
+            received_bytes: self.inner.received_bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn count_received(&self, bytes: usize) {
+        self.inner
+            .received_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     fn build(server: &str, authorisation: Authorisation) -> Result<Self, ClientError> {
         let bad = || ClientError::BadAddress {
             address: server.to_owned(),
@@ -110,6 +136,8 @@ impl Client {
             server,
             authorisation,
             clock,
+            sent_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
         };
         Ok(Self {
             inner: Arc::new(inner),

@@ -1,5 +1,6 @@
 //! One request: address, authorisation, timeout, attempts. Everything typed is built on it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -169,6 +170,8 @@ impl Client {
             request = request.timeout(timeout);
         }
         if !call.body.is_empty() {
+            let bytes = call.body.len() as u64;
+            self.inner.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
             request = request
                 .header("content-type", call.content_type)
                 .body(call.body.clone());
@@ -263,6 +266,7 @@ impl Client {
                     source,
                 })?;
             let Some(chunk) = chunk else { return Ok(body) };
+            self.count_received(chunk.len());
             if (body.len() + chunk.len()) as u64 > limit {
                 return Err(too_large());
             }

@@ -1,0 +1,290 @@
+//! Training one assignment, and making its update.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::Context;
+use opengpu_protocol::wire::{Activity, AssignmentPlan, UpdateNotice};
+use opengpu_rounds::{AssignmentId, FeedbackId, Hash};
+use opengpu_trainer_protocol::{
+    Progress, ReplyBody, RequestBody, SharedFile, TrainRequest, TrainerError,
+};
+
+use super::Device;
+use super::job::{Buffers, Job};
+use crate::journal::{Entry, Journal};
+
+/// What a trainer says of a finished assignment.
+struct Trained {
+    blocks_completed: u64,
+    loss: f64,
+    seconds: f64,
+}
+
+impl Device {
+    /// Tells the trainer of model and data.
+    pub(super) async fn load(&mut self) -> anyhow::Result<()> {
+        self.prepare("loading the model into the trainer");
+        let weights = self.shared.folder.find(&self.weights_name());
+        let weights = weights.context("the weights are gone from shared memory")?;
+        let job = self.job()?;
+        let request = RequestBody::Load {
+            model: job.model.clone(),
+            weights,
+            tokens: Some(job.tokens.clone()),
+            inner: job.spec.inner.clone(),
+        };
+        let expected = job.layout.len() as u64;
+        match self.ask(request).await? {
+            ReplyBody::Loaded { parameters } if parameters == expected => {}
+            other => anyhow::bail!(
+                "the trainer answered {other:?} where a model of {expected} weights was loaded"
+            ),
+        }
+        self.job()?.loaded = true;
+        Ok(())
+    }
+
+    /// Measures the speed.
+    pub(super) async fn calibrate(&mut self) -> anyhow::Result<()> {
+        self.prepare("measuring the speed");
+        let block_sequences = self.job()?.spec.block_sequences;
+        match self.ask(RequestBody::Calibrate { block_sequences }).await? {
+            ReplyBody::Calibrated {
+                blocks_per_second, ..
+            } => {
+                let slowdown = self.settings.slowdown.max(1.0);
+                self.job()?.blocks_per_second = (blocks_per_second / slowdown).max(1e-6);
+                tracing::info!(device = self.number, blocks_per_second, "calibrated");
+                Ok(())
+            }
+            other => anyhow::bail!("the trainer answered {other:?} to a calibration"),
+        }
+    }
+
+    async fn ask(&mut self, request: RequestBody) -> anyhow::Result<ReplyBody> {
+        let process = self.trainer.process().context("the trainer is gone")?;
+        let answer = process.request(request).await;
+        drop(process);
+        answer.map_err(|error| {
+            self.trainer.note(&error);
+            error.into()
+        })
+    }
+
+    /// Trains an assignment until its blocks are done or its time is over, and journals the
+    /// update that comes of it.
+    pub(super) async fn train(&mut self, assignment: AssignmentPlan) -> anyhow::Result<()> {
+        let deadline = self.deadline(&assignment).unwrap_or_else(Instant::now);
+        let process = self.trainer.process().context("the trainer is gone")?;
+        let number = self.number;
+        self.shared
+            .board
+            .device(number, |status| status.round = Some(assignment.round));
+        let name = self.local_name();
+        let folder = self.shared.folder.clone();
+        let slowdown = self.settings.slowdown.max(1.0);
+        let job = self.job()?;
+        let (run, lineage) = (job.run, job.lineage);
+        // Made here, so that its space is there and stays ours; the trainer writes it.
+        let out = folder
+            .create(&name, job.layout.len() as u64 * 4)?
+            .path()
+            .to_owned();
+        let request = TrainRequest {
+            blocks: assignment
+                .blocks
+                .iter()
+                .map(|range| (range.start, range.end))
+                .collect(),
+            blocks_per_epoch: job.blocks_per_epoch,
+            block_sequences: job.spec.block_sequences,
+            seed: job.spec.seed,
+            progress_from: assignment.progress_from,
+            progress_to: assignment.progress_to,
+            out: out.clone(),
+            slowdown,
+        };
+        let id = assignment.assignment;
+        let doing = |progress: Option<Progress>| Activity::Training {
+            assignment: id,
+            blocks_done: progress.map_or(0, |progress| progress.done),
+            loss: progress.map_or(0.0, |progress| progress.loss),
+            tokens_per_second: progress.map_or(0.0, |progress| progress.tokens_per_second),
+        };
+        self.say(doing(None), None);
+
+        let latest = Arc::new(Mutex::new(None));
+        let heard = latest.clone();
+        let training =
+            process.request_with_progress(RequestBody::Train(request), move |progress| {
+                *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+            });
+        tokio::pin!(training);
+        let mut finish_told = false;
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(500));
+        let answer = loop {
+            let wanted = self.plan().and_then(|plan| plan.run);
+            let obsolete = wanted
+                .as_ref()
+                .is_none_or(|wanted| wanted.run != run || wanted.revision.lineage != lineage);
+            let another = wanted
+                .and_then(|wanted| wanted.assignment)
+                .is_some_and(|planned| planned.assignment != id);
+            if (obsolete || another || Instant::now() >= deadline) && !finish_told {
+                finish_told = true;
+                process.finish().await;
+            }
+            tokio::select! {
+                biased;
+                answer = &mut training => break answer,
+                result = self.outbox.answered() => self.sent(result).await,
+                _ = self.shared.line.changed() => self.settle_verdicts().await,
+                () = tokio::time::sleep_until(deadline.into()), if !finish_told => {}
+                _ = tick.tick() => {
+                    self.settle_verdicts().await;
+                    let progress = *latest.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.say(doing(progress), None);
+                }
+            }
+        };
+        let trained = match answer {
+            Ok(ReplyBody::Trained {
+                blocks_completed,
+                loss,
+                seconds,
+                ..
+            }) => Trained {
+                blocks_completed,
+                loss,
+                seconds,
+            },
+            Ok(other) => {
+                self.give_up(id, &format!("the trainer answered {other:?}"));
+                return Ok(());
+            }
+            Err(error) => return self.training_failed(&assignment, &error),
+        };
+        if self.job()?.lineage != lineage {
+            return Ok(());
+        }
+        self.trained(&assignment, trained, &out).await
+    }
+
+    fn training_failed(
+        &mut self,
+        assignment: &AssignmentPlan,
+        error: &TrainerError,
+    ) -> anyhow::Result<()> {
+        self.trainer.note(error);
+        if let Some(job) = &mut self.job {
+            job.loaded = false;
+        }
+        if error.is_fatal() {
+            // A new trainer tries it again, if there is time left by then.
+            anyhow::bail!("{error}");
+        }
+        self.give_up(assignment.assignment, &error.to_string());
+        Ok(())
+    }
+
+    /// Takes the update out of the error feedback and journals it.
+    async fn trained(
+        &mut self,
+        assignment: &AssignmentPlan,
+        trained: Trained,
+        out: &Path,
+    ) -> anyhow::Result<()> {
+        let id = assignment.assignment;
+        self.shared
+            .board
+            .device(self.number, |status| status.trained += 1);
+        if trained.blocks_completed == 0 {
+            self.give_up(id, "not one block was done in time");
+            return Ok(());
+        }
+        if trained.seconds > 0.0 {
+            let measured = trained.blocks_completed as f64 / trained.seconds;
+            let job = self.job()?;
+            // Half of the newest and half of the past: machines have other things to do.
+            let past = if job.blocks_per_second > 0.0 {
+                job.blocks_per_second
+            } else {
+                measured
+            };
+            job.blocks_per_second = 0.5 * (measured + past);
+        }
+        self.say(Activity::Sending { assignment: id }, None);
+        let worker = self.worker.context("the device was not offered")?;
+        let (base, out) = (assignment.base, out.to_owned());
+        let mut journal = self.journal.clone();
+        let notice = move |payload: &[u8], feedback| UpdateNotice {
+            worker,
+            assignment: id,
+            base,
+            blocks_completed: trained.blocks_completed,
+            payload: Hash::of(payload),
+            payload_bytes: payload.len() as u64,
+            feedback,
+            loss: trained.loss,
+            train_seconds: trained.seconds,
+        };
+        let made = self
+            .compute(move |job, buffers| {
+                let made = make_update(job, buffers, &mut journal, id, notice, &out);
+                (journal, made)
+            })
+            .await;
+        let made = match made {
+            Ok((journal, made)) => {
+                self.journal = journal;
+                made
+            }
+            Err(error) => {
+                self.journal = Journal::open(&self.shared.home, self.number)?;
+                return Err(error);
+            }
+        };
+        match made {
+            Ok(entry) => self.outbox.add(&entry),
+            Err(error) => self.give_up(id, &format!("its update could not be made: {error:#}")),
+        }
+        Ok(())
+    }
+}
+
+/// On the blocking pool: Δ into the error feedback, the payload out of it and into the
+/// journal, before the feedback counts as clean.
+fn make_update(
+    job: &Job,
+    buffers: &mut Buffers,
+    journal: &mut Journal,
+    id: AssignmentId,
+    notice: impl FnOnce(&[u8], FeedbackId) -> UpdateNotice,
+    out: &Path,
+) -> anyhow::Result<Entry> {
+    let local = SharedFile::open(out).context("the trainer left no weights")?;
+    let (layout, codec, decay) = (&job.layout, job.up(), job.spec.sync.feedback_decay);
+    let Buffers { weights, feedback } = buffers;
+    let (global, life) = (weights.as_f32(), feedback.id());
+    let taken = feedback.send(id, |values| {
+        let sent =
+            opengpu_merge::feedback::send(codec, layout, decay, values, global, local.as_f32());
+        let payload = sent?;
+        let entry = Entry {
+            run: job.run,
+            notice: notice(&payload, life),
+        };
+        if let Err(error) = journal.write(entry.clone(), &payload) {
+            // Back into the buffer: the progress goes into the next update instead.
+            opengpu_merge::feedback::restore(layout, &payload, 1.0, values)?;
+            return Err(anyhow::Error::from(error));
+        }
+        Ok(entry)
+    });
+    if taken.is_err() {
+        feedback.nothing_sent();
+    }
+    taken
+}

@@ -1,0 +1,111 @@
+//! The device's trainer: started, stopped, and replaced when it is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opengpu_trainer_protocol::{Greeting, TrainerCommand, TrainerError, TrainerProcess};
+
+use super::Shared;
+use crate::settings::DeviceSettings;
+use crate::status::Board;
+
+/// How long a trainer may take to end when it is told to.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Where the trainer is, when it is.
+pub(super) struct TrainerSlot {
+    device: u32,
+    command: TrainerCommand,
+    board: Board,
+    process: Option<Arc<TrainerProcess>>,
+    starts: u32,
+}
+
+impl TrainerSlot {
+    pub(super) fn new(device: u32, settings: &DeviceSettings, shared: &Shared) -> Self {
+        let log = shared.home.trainer_log(device);
+        let mut command = TrainerCommand::new(&settings.program, log);
+        command.args.clone_from(&settings.args);
+        if let Some(threads) = settings.threads {
+            command = command.env("OPENGPU_THREADS", threads.to_string());
+        }
+        Self {
+            device,
+            command,
+            board: shared.board.clone(),
+            process: None,
+            starts: 0,
+        }
+    }
+
+    /// Whether it is there and has not ended.
+    pub(super) fn is_running(&self) -> bool {
+        self.process
+            .as_ref()
+            .is_some_and(|process| process.ended().is_none())
+    }
+
+    pub(super) fn process(&self) -> Option<Arc<TrainerProcess>> {
+        self.process.clone()
+    }
+
+    pub(super) fn greeting(&self) -> Option<Greeting> {
+        self.process
+            .as_ref()
+            .map(|process| process.greeting().clone())
+    }
+
+    /// Starts it, in place of one that is gone.
+    pub(super) async fn start(&mut self) -> anyhow::Result<()> {
+        if let Some(process) = self.process.take()
+            && let Some(why) = process.ended()
+        {
+            self.lost(&format!("the trainer {why}"));
+        }
+        self.starts += 1;
+        let process = TrainerProcess::spawn(&self.command).await?;
+        let (pid, greeting, starts) = (process.pid(), process.greeting().clone(), self.starts);
+        tracing::info!(
+            device = self.device,
+            pid,
+            trainer = greeting.trainer,
+            on = greeting.device,
+            "trainer started"
+        );
+        self.board.device(self.device, |status| {
+            status.trainer = Some(format!("{} on {}", greeting.trainer, greeting.device));
+            status.trainer_pid = Some(pid);
+            status.trainer_starts = starts;
+        });
+        self.process = Some(Arc::new(process));
+        Ok(())
+    }
+
+    /// Takes note of a failed request: a trainer that is gone is dropped.
+    pub(super) fn note(&mut self, error: &TrainerError) {
+        if error.is_fatal() {
+            self.lost(&error.to_string());
+            self.process = None;
+        }
+    }
+
+    fn lost(&self, why: &str) {
+        tracing::warn!(device = self.device, why, "the trainer is gone");
+        self.board.device(self.device, |status| {
+            status.trainer_problem = Some(why.to_owned());
+            status.trainer_pid = None;
+        });
+    }
+
+    /// Ends it.
+    pub(super) async fn stop(&mut self) {
+        let Some(process) = self.process.take() else {
+            return;
+        };
+        // Nothing is lost when it is killed: what it does can be done again.
+        match Arc::try_unwrap(process) {
+            Ok(process) => drop(process.stop(PATIENCE).await),
+            Err(process) => drop(process.kill().await),
+        }
+    }
+}

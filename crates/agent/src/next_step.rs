@@ -1,0 +1,355 @@
+//! What a device does next: a pure function of what it holds and what the coordinator plans.
+//!
+//! Level-triggered: nothing is remembered of earlier plans, so that a lost, repeated or
+//! reordered line changes nothing, and an agent that starts anew picks up where it is.
+
+use opengpu_protocol::wire::{AssignmentPlan, RunPlan, WorkerPlan};
+use opengpu_rounds::{AssignmentId, Revision, RunId};
+
+/// What a device has and has done.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held {
+    /// The trainer runs and has said what it is.
+    pub(crate) trainer: bool,
+    /// The device was offered since the connection opened.
+    pub(crate) offered: bool,
+    /// The run whose description and data are here.
+    pub(crate) run: Option<RunId>,
+    /// The lineage that error feedback and optimiser state belong to.
+    pub(crate) lineage: u32,
+    /// The weights, their digest verified.
+    pub(crate) revision: Option<Revision>,
+    /// The coordinator says that the weights are wrong.
+    pub(crate) resync: bool,
+    /// The trainer has been told of model and data.
+    pub(crate) loaded: bool,
+    /// The speed is known.
+    pub(crate) calibrated: bool,
+    /// Whether an update for an assignment is in the journal, or it was given up.
+    pub(crate) done: Vec<AssignmentId>,
+    /// Whether the assignment of the plan still has time left.
+    pub(crate) time_left: bool,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Step {
+    /// Nothing, until something changes. Says why, for a person.
+    Wait(&'static str),
+    /// Start the trainer.
+    StartTrainer,
+    /// Offer the device to the coordinator.
+    Offer,
+    /// Fetch a run's description and data.
+    TakeUp(RunId),
+    /// The run went back: error feedback and optimiser state start anew.
+    StartLineage(u32),
+    /// Get the weights of a revision; `anew`: trusting nothing that is here.
+    Sync { to: Revision, anew: bool },
+    /// Tell the trainer of model and data.
+    Load,
+    /// Measure the speed.
+    Calibrate,
+    /// Train.
+    Train(AssignmentPlan),
+}
+
+/// The next step.
+pub(crate) fn next_step(held: &Held, plan: Option<&WorkerPlan>) -> Step {
+    if !held.trainer {
+        return Step::StartTrainer;
+    }
+    if !held.offered {
+        return Step::Offer;
+    }
+    let Some(plan) = plan else {
+        return Step::Wait("waiting for the coordinator's plan");
+    };
+    let Some(run) = &plan.run else {
+        return Step::Wait("no run needs this worker now");
+    };
+    if held.run != Some(run.run) {
+        return Step::TakeUp(run.run);
+    }
+    if held.lineage != run.revision.lineage {
+        return Step::StartLineage(run.revision.lineage);
+    }
+    if held.resync {
+        return Step::Sync {
+            to: run.revision,
+            anew: true,
+        };
+    }
+    let assignment = open_assignment(held, run);
+    let Some(revision) = held
+        .revision
+        .filter(|held| held.lineage == run.revision.lineage)
+    else {
+        let to = assignment.map_or(run.revision, |assignment| assignment.base);
+        return Step::Sync { to, anew: false };
+    };
+    if let Some(assignment) = assignment {
+        if assignment.base > revision {
+            return Step::Sync {
+                to: assignment.base,
+                anew: false,
+            };
+        }
+        // Never under weights that have moved on: progress counts from the base.
+        if assignment.base == revision {
+            return match (held.loaded, held.calibrated) {
+                (false, _) => Step::Load,
+                // The assignment itself measures the speed.
+                (true, _) => Step::Train(assignment.clone()),
+            };
+        }
+    }
+    if run.revision > revision {
+        return Step::Sync {
+            to: run.revision,
+            anew: false,
+        };
+    }
+    match (held.loaded, held.calibrated) {
+        (false, _) => Step::Load,
+        (true, false) => Step::Calibrate,
+        (true, true) => Step::Wait("waiting for an assignment"),
+    }
+}
+
+/// The plan's assignment, if it is to be trained.
+fn open_assignment<'a>(held: &Held, run: &'a RunPlan) -> Option<&'a AssignmentPlan> {
+    run.assignment.as_ref().filter(|assignment| {
+        held.time_left
+            && !held.done.contains(&assignment.assignment)
+            && assignment.base.lineage == run.revision.lineage
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use opengpu_rounds::{BlockRange, Hash, WorkerId};
+
+    use super::*;
+
+    fn revision(number: u64) -> Revision {
+        Revision { lineage: 0, number }
+    }
+
+    fn assignment(id: u64, base: u64) -> AssignmentPlan {
+        AssignmentPlan {
+            assignment: AssignmentId(id),
+            round: base,
+            base: revision(base),
+            blocks: vec![BlockRange { start: 0, end: 4 }],
+            remaining_ms: 1000,
+            progress_from: 0.0,
+            progress_to: 0.1,
+        }
+    }
+
+    fn plan(number: u64, assignment: Option<AssignmentPlan>) -> WorkerPlan {
+        let digest = Hash([0; 32]);
+        let run = RunPlan {
+            run: RunId(1),
+            revision: revision(number),
+            digest,
+            assignment,
+            verdicts: Vec::new(),
+        };
+        WorkerPlan {
+            worker: WorkerId(1),
+            device: 0,
+            run: Some(run),
+        }
+    }
+
+    fn ready(number: u64) -> Held {
+        Held {
+            trainer: true,
+            offered: true,
+            run: Some(RunId(1)),
+            revision: Some(revision(number)),
+            loaded: true,
+            calibrated: true,
+            time_left: true,
+            ..Held::default()
+        }
+    }
+
+    #[test]
+    fn a_newcomer_starts_offers_fetches_loads_calibrates_and_waits() {
+        let mut held = Held {
+            time_left: true,
+            ..Held::default()
+        };
+        assert_eq!(next_step(&held, None), Step::StartTrainer);
+        held.trainer = true;
+        assert_eq!(next_step(&held, None), Step::Offer);
+        held.offered = true;
+        assert!(matches!(next_step(&held, None), Step::Wait(_)));
+        let plan = plan(7, None);
+        assert_eq!(next_step(&held, Some(&plan)), Step::TakeUp(RunId(1)));
+        held.run = Some(RunId(1));
+        assert_eq!(
+            next_step(&held, Some(&plan)),
+            Step::Sync {
+                to: revision(7),
+                anew: false
+            }
+        );
+        held.revision = Some(revision(7));
+        assert_eq!(next_step(&held, Some(&plan)), Step::Load);
+        held.loaded = true;
+        assert_eq!(next_step(&held, Some(&plan)), Step::Calibrate);
+        held.calibrated = true;
+        assert!(matches!(next_step(&held, Some(&plan)), Step::Wait(_)));
+    }
+
+    #[test]
+    fn an_assignment_is_trained_once_from_its_own_base() {
+        let mut held = ready(3);
+        let planned = plan(5, Some(assignment(9, 5)));
+        assert_eq!(
+            next_step(&held, Some(&planned)),
+            Step::Sync {
+                to: revision(5),
+                anew: false
+            }
+        );
+        held.revision = Some(revision(5));
+        assert_eq!(
+            next_step(&held, Some(&planned)),
+            Step::Train(assignment(9, 5))
+        );
+        held.done.push(AssignmentId(9));
+        assert!(matches!(next_step(&held, Some(&planned)), Step::Wait(_)));
+    }
+
+    #[test]
+    fn a_merge_that_came_before_training_began_waits_until_it_is_over() {
+        let held = ready(5);
+        let planned = plan(6, Some(assignment(9, 5)));
+        assert_eq!(
+            next_step(&held, Some(&planned)),
+            Step::Train(assignment(9, 5))
+        );
+        let done = Held {
+            done: vec![AssignmentId(9)],
+            ..held
+        };
+        assert_eq!(
+            next_step(&done, Some(&planned)),
+            Step::Sync {
+                to: revision(6),
+                anew: false
+            }
+        );
+    }
+
+    #[test]
+    fn an_assignment_whose_base_is_behind_the_weights_is_not_trained() {
+        let planned = plan(6, Some(assignment(9, 5)));
+        assert!(matches!(
+            next_step(&ready(6), Some(&planned)),
+            Step::Wait(_)
+        ));
+    }
+
+    #[test]
+    fn without_time_left_nothing_is_trained() {
+        let held = Held {
+            time_left: false,
+            ..ready(5)
+        };
+        let planned = plan(5, Some(assignment(9, 5)));
+        assert!(matches!(next_step(&held, Some(&planned)), Step::Wait(_)));
+    }
+
+    #[test]
+    fn after_a_crash_of_the_trainer_it_is_started_and_loaded_and_trains_again() {
+        let mut held = Held {
+            trainer: false,
+            loaded: false,
+            ..ready(5)
+        };
+        let planned = plan(5, Some(assignment(9, 5)));
+        assert_eq!(next_step(&held, Some(&planned)), Step::StartTrainer);
+        held.trainer = true;
+        assert_eq!(next_step(&held, Some(&planned)), Step::Load);
+        held.loaded = true;
+        assert_eq!(
+            next_step(&held, Some(&planned)),
+            Step::Train(assignment(9, 5))
+        );
+    }
+
+    #[test]
+    fn a_rollback_starts_a_lineage_before_anything_else_and_fetches_its_weights() {
+        let mut held = ready(9);
+        let mut planned = plan(4, None);
+        if let Some(run) = &mut planned.run {
+            run.revision.lineage = 1;
+        }
+        assert_eq!(next_step(&held, Some(&planned)), Step::StartLineage(1));
+        held.lineage = 1;
+        let to = Revision {
+            lineage: 1,
+            number: 4,
+        };
+        assert_eq!(
+            next_step(&held, Some(&planned)),
+            Step::Sync { to, anew: false }
+        );
+        held.revision = Some(to);
+        assert!(matches!(next_step(&held, Some(&planned)), Step::Wait(_)));
+    }
+
+    #[test]
+    fn an_assignment_of_an_abandoned_lineage_is_not_trained() {
+        let mut planned = plan(5, Some(assignment(9, 5)));
+        if let Some(run) = &mut planned.run {
+            run.revision.lineage = 1;
+        }
+        let revision = Some(Revision {
+            lineage: 1,
+            number: 5,
+        });
+        let held = Held {
+            lineage: 1,
+            revision,
+            ..ready(5)
+        };
+        assert!(matches!(next_step(&held, Some(&planned)), Step::Wait(_)));
+    }
+
+    #[test]
+    fn weights_that_the_coordinator_calls_wrong_are_fetched_anew_before_training() {
+        let held = Held {
+            resync: true,
+            ..ready(5)
+        };
+        let planned = plan(5, Some(assignment(9, 5)));
+        assert_eq!(
+            next_step(&held, Some(&planned)),
+            Step::Sync {
+                to: revision(5),
+                anew: true
+            }
+        );
+    }
+
+    #[test]
+    fn another_run_is_taken_up_and_no_run_is_waited_for() {
+        let mut planned = plan(5, None);
+        if let Some(run) = &mut planned.run {
+            run.run = RunId(2);
+        }
+        assert_eq!(next_step(&ready(5), Some(&planned)), Step::TakeUp(RunId(2)));
+        planned.run = None;
+        assert!(matches!(
+            next_step(&ready(5), Some(&planned)),
+            Step::Wait(_)
+        ));
+    }
+}
