@@ -1,0 +1,279 @@
+//! What every request passes before its handler: who is it, may it, and is its body within
+//! bounds. The cheap questions come first; the body is read only for a caller that is known,
+//! and never past its limit.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use opengpu_protocol::signing::{SignatureRefusal, SignedHeaders};
+use opengpu_rounds::{Hash, RunId};
+
+use super::endpoint::{Access, BodyRule, matched_path};
+use super::error::{ApiError, Refused};
+use super::extract::{Buffered, Caller};
+use crate::Coordinator;
+use crate::metrics::RequestLabels;
+
+/// Longest wait for the next piece of a body.
+const STALL: Duration = Duration::from_secs(30);
+/// Longest time a handler may take before its answer begins.
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The rule of one endpoint.
+#[derive(Clone)]
+pub struct Gate {
+    /// The server.
+    pub coordinator: Coordinator,
+    /// Who may call.
+    pub access: Access,
+    /// What may be sent.
+    pub body: BodyRule,
+}
+
+/// Middleware of one endpoint.
+pub async fn pass(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let request = match admit(&gate, request).await {
+        Ok(request) => request,
+        Err(response) => return response,
+    };
+    match tokio::time::timeout(HANDLER_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::unavailable(
+            "timeout",
+            format!(
+                "the coordinator did not answer within {} s",
+                HANDLER_TIMEOUT.as_secs()
+            ),
+        )
+        .into_response(),
+    }
+}
+
+/// Outermost middleware: counts and logs every answer, refusals once with their code.
+pub async fn record(
+    State(coordinator): State<Coordinator>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let route = matched_path(&request);
+    let method = request.method().clone();
+    let response = next.run(request).await;
+    let status = response.status().as_u16();
+    coordinator
+        .metrics()
+        .requests
+        .get_or_create(&RequestLabels {
+            route: route.clone(),
+            status,
+        })
+        .inc();
+    match response.extensions().get::<Refused>() {
+        Some(refused) => {
+            tracing::info!(%method, route, status, code = refused.code, message = refused.message, "refused");
+        }
+        None => tracing::debug!(%method, route, status, "answered"),
+    }
+    response
+}
+
+async fn admit(gate: &Gate, request: Request) -> Result<Request, Response> {
+    let signed = request
+        .headers()
+        .contains_key(opengpu_protocol::signing::SIGNATURE_HEADER);
+    match gate.access {
+        Access::Open => {
+            let (mut parts, body) = request.into_parts();
+            let limit = body_limit(gate, parts.uri.path())
+                .await
+                .map_err(IntoResponse::into_response)?;
+            let body = read(&parts.headers, body, limit)
+                .await
+                .map_err(IntoResponse::into_response)?;
+            gate.coordinator
+                .metrics()
+                .received_bytes
+                .inc_by(body.len() as u64);
+            parts.extensions.insert(Buffered(body));
+            parts.extensions.insert(Caller::Anyone);
+            Ok(Request::from_parts(parts, Body::empty()))
+        }
+        Access::Node => admit_node(gate, request).await,
+        Access::NodeOrOperator if signed => admit_node(gate, request).await,
+        Access::NodeOrOperator | Access::Operator => admit_operator(gate, request).await,
+    }
+}
+
+async fn admit_operator(gate: &Gate, request: Request) -> Result<Request, Response> {
+    let (mut parts, body) = request.into_parts();
+    let token = parts
+        .headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("Bearer "));
+    let Some(token) = token else {
+        let error = ApiError::unauthorised(
+            "no_token",
+            "this address is for the operator: send `Authorization: Bearer` with the token \
+             from the file operator.token in the coordinator's home",
+        );
+        return Err(error.into_response());
+    };
+    if !gate.coordinator.is_operator(token) {
+        let error = ApiError::unauthorised(
+            "wrong_token",
+            "this is not the operator's token; it is in the file operator.token in the \
+             coordinator's home",
+        );
+        return Err(error.into_response());
+    }
+    parts.extensions.insert(Caller::Operator);
+    if gate.body == BodyRule::Streamed {
+        return Ok(Request::from_parts(parts, body));
+    }
+    let limit = body_limit(gate, parts.uri.path())
+        .await
+        .map_err(IntoResponse::into_response)?;
+    let body = read(&parts.headers, body, limit)
+        .await
+        .map_err(IntoResponse::into_response)?;
+    gate.coordinator
+        .metrics()
+        .received_bytes
+        .inc_by(body.len() as u64);
+    parts.extensions.insert(Buffered(body));
+    Ok(Request::from_parts(parts, Body::empty()))
+}
+
+async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> {
+    let (mut parts, body) = request.into_parts();
+    let headers = SignedHeaders::read(|name| {
+        parts
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    })
+    .map_err(|refusal| refuse(&refusal))?;
+    headers
+        .check_clock(crate::clock::unix_ms())
+        .map_err(|refusal| refuse(&refusal))?;
+    let nodes = gate.coordinator.signatures();
+    let key = nodes
+        .key_of(headers.node)
+        .map_err(IntoResponse::into_response)?;
+    let limit = body_limit(gate, parts.uri.path())
+        .await
+        .map_err(IntoResponse::into_response)?;
+    let body = read(&parts.headers, body, limit)
+        .await
+        .map_err(IntoResponse::into_response)?;
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let hash = hash_of(&body).await;
+    headers
+        .verify(&key, parts.method.as_str(), path, &hash)
+        .map_err(|refusal| refuse(&refusal))?;
+    match nodes.admit(headers.node, headers.counter).await {
+        Ok(Ok(())) => {}
+        Ok(Err(refusal)) => return Err(refuse(&refusal)),
+        Err(error) => return Err(ApiError::fault(&error).into_response()),
+    }
+    gate.coordinator
+        .metrics()
+        .received_bytes
+        .inc_by(body.len() as u64);
+    parts.extensions.insert(Caller::Node(headers.node));
+    parts.extensions.insert(Buffered(body));
+    Ok(Request::from_parts(parts, Body::empty()))
+}
+
+/// Large bodies are hashed off the async threads.
+async fn hash_of(body: &Bytes) -> Hash {
+    if body.len() < 256 * 1024 {
+        return Hash::of(body);
+    }
+    let body_too = body.clone();
+    match tokio::task::spawn_blocking(move || Hash::of(&body_too)).await {
+        Ok(hash) => hash,
+        Err(_) => Hash::of(body),
+    }
+}
+
+fn refuse(refusal: &SignatureRefusal) -> Response {
+    let error = match refusal {
+        SignatureRefusal::TooLong => ApiError::bad_request(refusal.code(), refusal.to_string()),
+        _ => ApiError::unauthorised(refusal.code(), refusal.to_string()),
+    };
+    let mut response = error.into_response();
+    if let Some((name, value)) = refusal.mending_header() {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from(value));
+    }
+    response
+}
+
+async fn body_limit(gate: &Gate, path: &str) -> Result<usize, ApiError> {
+    match gate.body {
+        BodyRule::Empty | BodyRule::Streamed => Ok(0),
+        BodyRule::Json(limit) => Ok(limit),
+        BodyRule::Payload => {
+            // `/v1/runs/{run}/payloads/{hash}`
+            let run = path
+                .split('/')
+                .nth(3)
+                .and_then(|run| run.parse().ok())
+                .map(RunId);
+            let run = run.and_then(|run| gate.coordinator.run(run));
+            run.map(|run| run.payload_limit())
+                .ok_or_else(|| ApiError::not_found("unknown_run", "there is no run with this id"))
+        }
+    }
+}
+
+/// Reads a body of at most `limit` bytes, refusing a longer one before it is held.
+async fn read(
+    headers: &axum::http::HeaderMap,
+    body: Body,
+    limit: usize,
+) -> Result<Bytes, ApiError> {
+    let declared = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<u64>().ok());
+    if declared.is_some_and(|bytes| bytes > limit as u64) {
+        return Err(ApiError::too_large(limit as u64));
+    }
+    let mut stream = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    loop {
+        let piece = tokio::time::timeout(STALL, stream.next())
+            .await
+            .map_err(|_| {
+                ApiError::bad_request(
+                    "stalled",
+                    format!(
+                        "nothing of the request's body arrived for {} s",
+                        STALL.as_secs()
+                    ),
+                )
+            })?;
+        match piece {
+            None => return Ok(whole.freeze()),
+            Some(Ok(piece)) if whole.len() + piece.len() > limit => {
+                return Err(ApiError::too_large(limit as u64));
+            }
+            Some(Ok(piece)) => whole.extend_from_slice(&piece),
+            Some(Err(error)) => {
+                return Err(ApiError::bad_request(
+                    "broken_body",
+                    format!("the body broke off: {error}"),
+                ));
+            }
+        }
+    }
+}

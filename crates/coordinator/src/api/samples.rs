@@ -1,0 +1,335 @@
+//! One value of each type that goes over the wire, for the OpenAPI document.
+
+use opengpu_protocol::operator::{
+    Exported, LogEntry, RollbackRequest, SampleRequest, Sampled, TokenMade, TokenRequest,
+};
+use opengpu_protocol::wire::{
+    Activity, AssignmentPlan, BlobManifest, CheckpointRef, DatasetManifest, Enrol, Enrolled,
+    ErrorBody, Evaluation, Hello, History, Machine, MergeRef, NodeView, Offer, Offered, Outcome,
+    Plan, Report, Reported, RoundView, RunPlan, RunView, ShardRef, TokenShards, UpdateNotice,
+    Verdict, Welcome, WorkerPlan, WorkerView,
+};
+use opengpu_protocol::{RunSpec, SyncSettings};
+use opengpu_rounds::{
+    AssignmentId, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Revision, RoundSettings,
+    RunId, WorkerId,
+};
+use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
+use serde::Serialize;
+use serde_json::Value;
+
+const REVISION: Revision = Revision {
+    lineage: 0,
+    number: 3,
+};
+const HASH: Hash = Hash([7; 32]);
+
+/// Every type by its name.
+pub fn all() -> Vec<(&'static str, Value)> {
+    let mut all = agent();
+    all.extend(operator());
+    all
+}
+
+/// A sample that can't be written would show as an empty schema, which the tests refuse.
+fn value(sample: impl Serialize) -> Value {
+    serde_json::to_value(sample).unwrap_or_default()
+}
+
+fn agent() -> Vec<(&'static str, Value)> {
+    let verdict = Verdict {
+        assignment: AssignmentId(8),
+        outcome: Outcome::Merged {
+            revision: REVISION,
+            factor: 1.0,
+        },
+    };
+    let plan = Plan {
+        node: NodeId(1),
+        draining: false,
+        workers: vec![WorkerPlan {
+            worker: WorkerId(1),
+            device: 0,
+            run: Some(RunPlan {
+                run: RunId(1),
+                revision: REVISION,
+                digest: HASH,
+                assignment: Some(AssignmentPlan {
+                    assignment: AssignmentId(9),
+                    round: 3,
+                    base: REVISION,
+                    blocks: vec![BlockRange { start: 20, end: 40 }],
+                    remaining_ms: 20_000,
+                    progress_from: 0.03,
+                    progress_to: 0.04,
+                }),
+                verdicts: vec![verdict.clone()],
+            }),
+        }],
+    };
+    vec![
+        (
+            "ErrorBody",
+            value(ErrorBody {
+                code: "unknown_run".into(),
+                message: "there is no run 7".into(),
+            }),
+        ),
+        (
+            "Hello",
+            value(Hello {
+                oldest: 1,
+                newest: 1,
+                software: "opengpu 0.1.0".into(),
+            }),
+        ),
+        (
+            "Welcome",
+            value(Welcome {
+                version: 1,
+                software: "opengpu 0.1.0".into(),
+                unix_ms: 1_700_000_000_000,
+            }),
+        ),
+        (
+            "Enrol",
+            value(Enrol {
+                token: "64 hexadecimal digits".into(),
+                public_key: HASH,
+                name: "attic".into(),
+                machine: machine(),
+            }),
+        ),
+        ("Enrolled", value(Enrolled { node: NodeId(1) })),
+        (
+            "Offer",
+            value(Offer {
+                trainer: "burn-flex 0.1.0".into(),
+                device: "CPU (2 threads)".into(),
+                numerics_class: "burn-flex-x86_64".into(),
+            }),
+        ),
+        (
+            "Offered",
+            value(Offered {
+                worker: WorkerId(1),
+            }),
+        ),
+        ("Plan", value(plan)),
+        (
+            "Report",
+            value(Report {
+                run: RunId(1),
+                revision: REVISION,
+                digest: HASH,
+                feedback: FeedbackId(77),
+                blocks_per_second: 1.5,
+                activity: Activity::Training {
+                    assignment: AssignmentId(9),
+                    blocks_done: 4,
+                    loss: 3.25,
+                    tokens_per_second: 1500.5,
+                },
+            }),
+        ),
+        ("Reported", value(Reported { resync: false })),
+        (
+            "UpdateNotice",
+            value(UpdateNotice {
+                worker: WorkerId(1),
+                assignment: AssignmentId(9),
+                base: REVISION,
+                blocks_completed: 20,
+                payload: HASH,
+                payload_bytes: 12_345,
+                feedback: FeedbackId(77),
+                loss: 3.25,
+                train_seconds: 14.5,
+            }),
+        ),
+        ("Verdict", value(verdict)),
+        (
+            "History",
+            value(History {
+                checkpoint: CheckpointRef {
+                    revision: REVISION,
+                    weights: HASH,
+                },
+                merges: vec![MergeRef {
+                    revision: REVISION,
+                    merge: HASH,
+                    bytes: 99,
+                    digest: HASH,
+                }],
+            }),
+        ),
+        (
+            "BlobManifest",
+            value(BlobManifest {
+                bytes: 1_048_577,
+                chunks: vec![HASH, HASH],
+            }),
+        ),
+    ]
+}
+
+fn operator() -> Vec<(&'static str, Value)> {
+    vec![
+        ("RunSpec", value(spec())),
+        ("RunView", value(run_view())),
+        ("DatasetManifest", value(dataset())),
+        (
+            "NodeView",
+            value(NodeView {
+                node: NodeId(1),
+                name: "attic".into(),
+                state: "active".into(),
+                connected: true,
+                machine: machine(),
+                workers: vec![WorkerId(1)],
+                credited_tokens: 4096,
+            }),
+        ),
+        ("RollbackRequest", value(RollbackRequest { to: REVISION })),
+        (
+            "Exported",
+            value(Exported {
+                path: "/home/me/.local/share/opengpu/exports/first-r100".into(),
+            }),
+        ),
+        (
+            "SampleRequest",
+            value(SampleRequest {
+                prompt: "Once".into(),
+                max_tokens: 50,
+                temperature: 0.8,
+                seed: 1,
+            }),
+        ),
+        (
+            "Sampled",
+            value(Sampled {
+                text: " upon a time".into(),
+            }),
+        ),
+        (
+            "TokenRequest",
+            value(TokenRequest {
+                label: "friends".into(),
+                uses: 5,
+            }),
+        ),
+        (
+            "TokenMade",
+            value(TokenMade {
+                token: "64 hexadecimal digits".into(),
+            }),
+        ),
+        (
+            "LogEntry",
+            value(LogEntry {
+                sequence: 2,
+                event: Event {
+                    at_ms: 15,
+                    kind: EventKind::Paused {
+                        reason: "the operator asked".into(),
+                    },
+                },
+            }),
+        ),
+    ]
+}
+
+fn machine() -> Machine {
+    Machine {
+        platform: "linux x86_64".into(),
+        cores: 8,
+        memory_bytes: 16 << 30,
+        software: "opengpu 0.1.0".into(),
+    }
+}
+
+fn spec() -> RunSpec {
+    RunSpec {
+        name: "first".into(),
+        dataset: "books".into(),
+        seed: 1,
+        preset: Some("nano".into()),
+        model: ModelConfig::preset("nano"),
+        block_sequences: 8,
+        round: RoundSettings::default(),
+        inner: InnerSettings::default(),
+        sync: SyncSettings::default(),
+        evaluate_every: 5,
+        checkpoint_every: 10,
+    }
+}
+
+fn dataset() -> DatasetManifest {
+    let part = TokenShards {
+        shards: vec![ShardRef {
+            hash: HASH,
+            bytes: 2000,
+        }],
+        tokens: 1000,
+        text_bytes: 3500,
+    };
+    DatasetManifest {
+        name: "books".into(),
+        tokenizer: HASH,
+        vocab_size: 1024,
+        token_bytes: 2,
+        training: part.clone(),
+        held_out: part,
+    }
+}
+
+fn run_view() -> RunView {
+    RunView {
+        run: RunId(1),
+        spec: spec(),
+        dataset: dataset(),
+        phase: "training".into(),
+        explanation: "round 3 trains for another 12 s".into(),
+        round: 3,
+        revision: REVISION,
+        digest: HASH,
+        tokens: 65_536,
+        tokens_per_second: 1500.5,
+        upload_bytes: 100_000,
+        download_bytes: 300_000,
+        training_loss: Some(3.25),
+        evaluations: vec![Evaluation {
+            revision: REVISION,
+            nats_per_token: 3.25,
+            bits_per_byte: Some(2.25),
+        }],
+        workers: vec![WorkerView {
+            worker: WorkerId(1),
+            node: NodeId(1),
+            name: "attic".into(),
+            device: "CPU (2 threads)".into(),
+            activity: Some(Activity::Idle),
+            revision: Some(REVISION),
+            digest: Some(HASH),
+            blocks_per_second: 1.5,
+            credited_tokens: 4096,
+            accepted: 3,
+            refused: 0,
+            last_refusal: Some("the round was over".into()),
+            silent_ms: 400,
+        }],
+        rounds: vec![RoundView {
+            round: 2,
+            revision: Some(REVISION),
+            assigned: 3,
+            merged: 3,
+            tokens: 12_288,
+            loss: Some(3.25),
+            upload_bytes: 30_000,
+            merge_bytes: 33_333,
+            duration_ms: 21_000,
+            reason: "all workers have reported".into(),
+        }],
+    }
+}

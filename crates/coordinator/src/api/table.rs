@@ -1,0 +1,156 @@
+//! All endpoints.
+
+use super::endpoint::{Access, BodyRule, Endpoint};
+use super::{blobs, datasets, directives, nodes, runs, status, tokens, updates, workers};
+
+/// Bytes of a small JSON body.
+const SMALL: usize = 16 * 1024;
+/// Bytes of a run file or a dataset's manifest.
+const LARGE: usize = 4 * 1024 * 1024;
+
+/// All endpoints, by who calls them.
+pub fn endpoints() -> Vec<Endpoint> {
+    let mut all = open();
+    all.extend(agent());
+    all.extend(shared());
+    all.extend(operator_runs());
+    all.extend(operator_rest());
+    all
+}
+
+fn open() -> Vec<Endpoint> {
+    use Access::Open;
+    vec![
+        Endpoint::get("/healthz", Open, status::healthy)
+            .says("The process answers.")
+            .answers("text/plain"),
+        Endpoint::get("/readyz", Open, status::ready)
+            .says("All runs are folded and the database answers; 503 until then.")
+            .answers("text/plain"),
+        Endpoint::get("/metrics", Open, status::metrics)
+            .says("Numbers for Prometheus, in the OpenMetrics format.")
+            .answers("application/openmetrics-text"),
+        Endpoint::get("/openapi.json", Open, status::openapi).says("This document."),
+        Endpoint::post("/v1/hello", Open, nodes::hello)
+            .says("Agrees on a protocol version and tells the clock for signatures.")
+            .reads("Hello", SMALL)
+            .answers("Welcome"),
+        Endpoint::post("/v1/nodes", Open, nodes::enrol)
+            .says("Admits a machine by enrolment token. The same key gets the same node again.")
+            .reads("Enrol", SMALL)
+            .answers("Enrolled"),
+    ]
+}
+
+fn agent() -> Vec<Endpoint> {
+    use Access::Node;
+    vec![
+        Endpoint::get("/v1/directives", Node, directives::stream)
+            .says("All that this node should be doing: one `Plan` a line, at once, on every change and every few seconds. Never ends.")
+            .answers("application/x-ndjson"),
+        Endpoint::put("/v1/workers/{device}", Node, workers::offer)
+            .says("A device of this node is ready to work; the same device is always the same worker.")
+            .reads("Offer", SMALL)
+            .answers("Offered"),
+        Endpoint::post("/v1/workers/{worker}/report", Node, workers::report)
+            .says("Sign of life, readiness, digest, speed and progress of a worker, about once a second.")
+            .reads("Report", SMALL)
+            .answers("Reported"),
+        Endpoint::put("/v1/runs/{run}/payloads/{hash}", Node, updates::payload)
+            .says("Stores an update's payload after checking it. The body may have as many bytes as the run's codec can make of its model.")
+            .reads_bytes(BodyRule::Payload),
+        Endpoint::post("/v1/runs/{run}/updates", Node, updates::post)
+            .says("Announces a stored payload as the update of an assignment. Repeating it is harmless.")
+            .reads("UpdateNotice", SMALL)
+            .answers("Verdict"),
+        Endpoint::get("/v1/runs/{run}/updates/{assignment}", Node, updates::verdict)
+            .says("What became of an update of this node.")
+            .answers("Verdict"),
+    ]
+}
+
+fn shared() -> Vec<Endpoint> {
+    use Access::NodeOrOperator;
+    vec![
+        Endpoint::get("/v1/runs/{run}", NodeOrOperator, runs::view)
+            .says("A run as its workers and watchers see it.")
+            .answers("RunView"),
+        Endpoint::get("/v1/runs/{run}/history", NodeOrOperator, runs::history)
+            .says("How to get from a revision to the newest: merges in order, or a base checkpoint and the merges since.")
+            .asks(&["lineage", "after"])
+            .answers("History"),
+        Endpoint::get("/v1/blobs/{hash}", NodeOrOperator, blobs::get)
+            .says("A blob, or the part that `Range: bytes=` names.")
+            .answers("application/octet-stream"),
+        Endpoint::get("/v1/blobs/{hash}/manifest", NodeOrOperator, blobs::manifest)
+            .says("Size of a blob and the BLAKE3 hash of each MiB, so that parts are verified as they arrive.")
+            .answers("BlobManifest"),
+    ]
+}
+
+fn operator_runs() -> Vec<Endpoint> {
+    use Access::Operator;
+    vec![
+        Endpoint::get("/v1/runs", Operator, runs::list)
+            .says("All runs, oldest first.")
+            .answers("[RunView]"),
+        Endpoint::post("/v1/runs", Operator, runs::create)
+            .says("Makes a run from a run file, in phase Draft.")
+            .reads("RunSpec", LARGE)
+            .answers("RunView"),
+        Endpoint::post("/v1/runs/{run}/{action}", Operator, runs::act)
+            .says("Tells a run to `start`, `pause`, `resume` or `stop`.")
+            .answers("RunView"),
+        Endpoint::post("/v1/runs/{run}/rollback", Operator, runs::roll_back)
+            .says("Takes a run back to a checkpointed revision, in a new lineage.")
+            .reads("RollbackRequest", SMALL)
+            .answers("RunView"),
+        Endpoint::post("/v1/runs/{run}/export", Operator, runs::export)
+            .says(
+                "Writes the newest weights as a Hugging Face folder on the coordinator's machine.",
+            )
+            .answers("Exported"),
+        Endpoint::post("/v1/runs/{run}/sample", Operator, runs::sample)
+            .says("Continues a text with the newest weights.")
+            .reads("SampleRequest", 1024 * 1024)
+            .answers("Sampled"),
+        Endpoint::get("/v1/runs/{run}/log", Operator, runs::log)
+            .says("Decisions of a run after a sequence number, at most 1000.")
+            .asks(&["after"])
+            .answers("[LogEntry]"),
+    ]
+}
+
+fn operator_rest() -> Vec<Endpoint> {
+    use Access::Operator;
+    vec![
+        Endpoint::put("/v1/blobs/{hash}", Operator, blobs::put)
+            .says("Stores a blob under its BLAKE3 hash.")
+            .reads_bytes(BodyRule::Streamed),
+        Endpoint::get("/v1/datasets", Operator, datasets::list)
+            .says("All datasets, by name.")
+            .answers("[DatasetManifest]"),
+        Endpoint::post("/v1/datasets", Operator, datasets::add)
+            .says("Adds a dataset whose blobs were stored before.")
+            .reads("DatasetManifest", LARGE)
+            .answers("DatasetManifest"),
+        Endpoint::get("/v1/datasets/{name}", Operator, datasets::get)
+            .says("One dataset.")
+            .answers("DatasetManifest"),
+        Endpoint::delete("/v1/datasets/{name}", Operator, datasets::remove)
+            .says("Removes a dataset that no run in progress uses."),
+        Endpoint::get("/v1/nodes", Operator, nodes::list)
+            .says("All nodes.")
+            .answers("[NodeView]"),
+        Endpoint::get("/v1/nodes/{node}", Operator, nodes::view)
+            .says("One node.")
+            .answers("NodeView"),
+        Endpoint::post("/v1/nodes/{node}/{action}", Operator, nodes::act)
+            .says("Tells a node's place: `drain`, `quarantine`, `ban` or `restore`.")
+            .answers("NodeView"),
+        Endpoint::post("/v1/tokens", Operator, tokens::make)
+            .says("Makes an enrolment token; it is shown only once.")
+            .reads("TokenRequest", SMALL)
+            .answers("TokenMade"),
+    ]
+}

@@ -1,0 +1,131 @@
+//! Keys and counters of the nodes. Keys are read once and kept; counters live in memory,
+//! and the database holds a floor ahead of them, so that after a restart nothing that was
+//! used is accepted again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use opengpu_protocol::ReplayWindow;
+use opengpu_protocol::signing::{INTEGER_LIMIT, SignatureRefusal};
+use opengpu_rounds::{Hash, NodeId};
+
+use crate::api::error::ApiError;
+use crate::store::{NodeRecord, NodeState, Store};
+
+/// How far the floor in the database runs ahead of the counters in use. Clients count in
+/// microseconds since 1970, so this is one write a minute for each node.
+const STEP: u64 = 60_000_000;
+
+/// What is known of every node's key.
+pub struct Signatures {
+    store: Store,
+    nodes: RwLock<BTreeMap<NodeId, Arc<Known>>>,
+}
+
+struct Known {
+    public_key: Hash,
+    banned: std::sync::atomic::AtomicBool,
+    counters: Mutex<Counters>,
+}
+
+struct Counters {
+    window: ReplayWindow,
+    persisted: u64,
+}
+
+impl Signatures {
+    /// Knows nobody yet.
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            nodes: RwLock::default(),
+        }
+    }
+
+    /// A node that was admitted, now or before.
+    pub fn learn(&self, record: &NodeRecord) {
+        let known = Known {
+            public_key: record.public_key,
+            banned: (record.state == NodeState::Banned).into(),
+            counters: Mutex::new(Counters {
+                window: ReplayWindow::above(record.counter_floor),
+                persisted: record.counter_floor,
+            }),
+        };
+        let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        // A node that enrols again keeps its counters.
+        nodes.entry(record.id).or_insert_with(|| Arc::new(known));
+    }
+
+    /// What a node may do from now on.
+    pub fn set_state(&self, node: NodeId, state: NodeState) {
+        if let Some(known) = self.known(node) {
+            known.banned.store(
+                state == NodeState::Banned,
+                std::sync::atomic::Ordering::SeqCst,
+            );
+        }
+    }
+
+    /// The key of a node that may speak.
+    pub fn key_of(&self, node: NodeId) -> Result<Hash, ApiError> {
+        let Some(known) = self.known(node) else {
+            return Err(ApiError::unauthorised(
+                "unknown_node",
+                format!("there is no node {node} here; enrol this machine again"),
+            ));
+        };
+        if known.banned.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(ApiError::forbidden(
+                "banned",
+                format!(
+                    "node {node} is banned; only the operator of this coordinator can restore it"
+                ),
+            ));
+        }
+        Ok(known.public_key)
+    }
+
+    /// Uses a counter up, once. To be called after the signature was verified. The floor is
+    /// in the database before this returns.
+    pub async fn admit(
+        &self,
+        node: NodeId,
+        counter: u64,
+    ) -> anyhow::Result<Result<(), SignatureRefusal>> {
+        let Some(known) = self.known(node) else {
+            return Ok(Err(SignatureRefusal::BadSignature));
+        };
+        let to_persist = {
+            let mut counters = known
+                .counters
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Err(refusal) = counters.window.admit(counter) {
+                return Ok(Err(refusal));
+            }
+            let persisted = counters.persisted;
+            counters.window.floor_to_persist(persisted, STEP)
+        };
+        if let Some(floor) = to_persist {
+            let floor = self
+                .store
+                .reserve_counters(node, floor.min(INTEGER_LIMIT - 2))
+                .await?;
+            let mut counters = known
+                .counters
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            counters.persisted = counters.persisted.max(floor);
+        }
+        Ok(Ok(()))
+    }
+
+    fn known(&self, node: NodeId) -> Option<Arc<Known>> {
+        self.nodes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&node)
+            .cloned()
+    }
+}

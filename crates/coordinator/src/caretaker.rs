@@ -1,0 +1,110 @@
+//! What is looked after on a timer, safe to repeat: who belongs where, and what may go.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use opengpu_rounds::{Input, WorkerId};
+
+use crate::Coordinator;
+use crate::driver::LiveRun;
+use crate::retention;
+use crate::store::NodeState;
+
+/// How often workers are looked after.
+const WORKERS_EVERY: Duration = Duration::from_secs(1);
+/// How often blobs are collected.
+const BLOBS_EVERY: Duration = Duration::from_secs(300);
+
+/// Gives workers to runs, and takes out of runs those that may not or need not be in them.
+pub async fn look_after_workers(coordinator: Coordinator) {
+    let shutdown = coordinator.shutdown_token();
+    loop {
+        coordinator.reallocate();
+        send_away_all(&coordinator).await;
+        coordinator.trainer().rest().await;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(WORKERS_EVERY) => {}
+        }
+    }
+}
+
+/// Takes workers out of runs that they may not or need not be in.
+pub async fn send_away_all(coordinator: &Coordinator) {
+    for run in coordinator.live_runs() {
+        send_away(coordinator, &run).await;
+    }
+}
+
+/// Workers that leave a run: those of nodes that were stopped, those of draining nodes that
+/// hold nothing any more, and those that another run has.
+async fn send_away(coordinator: &Coordinator, run: &LiveRun) {
+    let leaving: Vec<(WorkerId, String)> = {
+        let memory = coordinator.fleet().lock();
+        let state = run.state();
+        state
+            .members()
+            .filter(|(_, member)| member.present)
+            .filter_map(|(worker, member)| {
+                let known = memory.workers.get(&worker)?;
+                let reason = match memory.state_of(known) {
+                    NodeState::Banned => format!("node {} was banned", member.node),
+                    NodeState::Quarantined => format!("node {} was put in quarantine", member.node),
+                    NodeState::Draining if state.assignment_of(worker).is_none() => {
+                        format!("node {} is being drained", member.node)
+                    }
+                    _ => match known.run {
+                        Some(other) if other != run.id && state.assignment_of(worker).is_none() => {
+                            format!("it was given to run {other}")
+                        }
+                        _ => return None,
+                    },
+                };
+                Some((worker, reason))
+            })
+            .collect()
+    };
+    for (worker, reason) in leaving {
+        if let Err(error) = run.ask(Input::Leave { worker, reason }, None).await {
+            tracing::debug!(run = %run.id, %worker, %error, "a worker could not be sent away yet");
+        }
+    }
+}
+
+/// Deletes blobs that nothing needs.
+pub async fn collect_blobs(coordinator: Coordinator) {
+    let shutdown = coordinator.shutdown_token();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(BLOBS_EVERY) => {}
+        }
+        let datasets = match coordinator.store().datasets().await {
+            Ok(datasets) => datasets,
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::from(error)),
+                    "no blobs are collected this time"
+                );
+                continue;
+            }
+        };
+        let runs = coordinator.live_runs();
+        let mut needed: HashSet<_> = retention::needed_by_datasets(&datasets);
+        needed.extend(retention::needed_by_datasets(
+            runs.iter()
+                .filter(|run| !run.is_over())
+                .map(|run| &run.dataset),
+        ));
+        for run in &runs {
+            needed.extend(run.state().blobs_needed());
+        }
+        if let Err(error) = retention::collect(coordinator.blobs(), &needed, retention::GRACE).await
+        {
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "blobs could not be collected"
+            );
+        }
+    }
+}

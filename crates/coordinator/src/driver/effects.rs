@@ -1,0 +1,191 @@
+//! What the state asks for: derived from it after every decision, so that the state itself
+//! is the outbox. Asking twice is harmless; what is in flight is remembered only to save work.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use opengpu_rounds::{Input, Revision};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::LiveRun;
+use super::evaluator::{Due, Evaluate, due};
+use super::weights_file::WeightsFile;
+use super::workshop::{Done, Failed, Job, Recipe};
+
+/// First pause before something that failed is tried again; it doubles up to the last.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Work in flight for one run.
+pub struct Effects {
+    jobs: mpsc::Sender<Job>,
+    evaluations: mpsc::Sender<Evaluate>,
+    merge: Option<(u64, Revision)>,
+    checkpoint: Option<Revision>,
+    asked: BTreeSet<Due>,
+    copying: Option<(Due, oneshot::Receiver<anyhow::Result<WeightsFile>>)>,
+    pause: Duration,
+    not_before: Option<Instant>,
+}
+
+impl Effects {
+    /// Nothing in flight.
+    pub fn new(jobs: mpsc::Sender<Job>, evaluations: mpsc::Sender<Evaluate>) -> Self {
+        Self {
+            jobs,
+            evaluations,
+            merge: None,
+            checkpoint: None,
+            asked: BTreeSet::new(),
+            copying: None,
+            pause: FIRST_PAUSE,
+            not_before: None,
+        }
+    }
+
+    /// When [`look`](Self::look) should be called again even if nothing happens.
+    pub fn wake(&self) -> Option<Instant> {
+        if self.copying.is_some() {
+            return Some(Instant::now() + Duration::from_millis(50));
+        }
+        self.not_before
+    }
+
+    /// Forgets what is in flight, after the state was read again.
+    pub fn forget(&mut self) {
+        self.merge = None;
+        self.checkpoint = None;
+    }
+
+    /// Starts what the state asks for and is not in flight.
+    pub fn look(&mut self, run: &std::sync::Arc<LiveRun>) {
+        self.hand_over_copy(run);
+        if self.not_before.is_some_and(|time| Instant::now() < time) {
+            return;
+        }
+        self.not_before = None;
+        // A full queue is no loss: the state asks again at the next look.
+        let (merge, checkpoint, recipe) = {
+            let state = run.state();
+            let merge = state.pending_merge();
+            let checkpoint = state.pending_checkpoint(run.spec.checkpoint_every);
+            (merge, checkpoint, Recipe::newest(&state))
+        };
+        match (merge, &recipe) {
+            (Some(pending), Some(recipe)) => {
+                let key = (pending.round, pending.base);
+                if self.merge != Some(key)
+                    && self
+                        .jobs
+                        .try_send(Job::Merge(pending, recipe.clone()))
+                        .is_ok()
+                {
+                    self.merge = Some(key);
+                }
+            }
+            _ => self.merge = None,
+        }
+        if let Some(revision) = checkpoint
+            && self.checkpoint != Some(revision)
+        {
+            let job = recipe.clone().map_or(Job::Initialise, Job::Checkpoint);
+            if self.jobs.try_send(job).is_ok() {
+                self.checkpoint = Some(revision);
+            }
+        }
+        self.look_at_evaluations(run, recipe);
+    }
+
+    /// What came of a job, as an input for the state; None when there is nothing to decide.
+    pub fn input_of(&mut self, run: &LiveRun, done: Done) -> Option<Input> {
+        match done {
+            Done::Merged {
+                round,
+                merge,
+                merge_bytes,
+                digest,
+                factors,
+            } => {
+                self.pause = FIRST_PAUSE;
+                Some(Input::MergeDone {
+                    round,
+                    merge,
+                    merge_bytes,
+                    digest,
+                    factors,
+                })
+            }
+            Done::Unmergeable(reason) => Some(Input::MergeFailed { reason }),
+            Done::Checkpointed(checkpoint) => {
+                self.pause = FIRST_PAUSE;
+                Some(Input::CheckpointDone {
+                    revision: checkpoint.revision,
+                    weights: checkpoint.weights,
+                    outer_state: checkpoint.outer_state,
+                })
+            }
+            Done::Failed { job, error } => {
+                tracing::error!(
+                    run = %run.id, ?job, error = format!("{error:#}"),
+                    again_in_seconds = self.pause.as_secs(), "work for a run failed and will be tried again"
+                );
+                match job {
+                    Failed::Merge => self.merge = None,
+                    Failed::Checkpoint => self.checkpoint = None,
+                }
+                self.not_before = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(LAST_PAUSE);
+                None
+            }
+        }
+    }
+
+    fn look_at_evaluations(&mut self, run: &LiveRun, recipe: Option<Recipe>) {
+        let (Some(due), Some(recipe)) = (due(run), recipe) else {
+            return;
+        };
+        if self.copying.is_some() || self.asked.contains(&due) || self.evaluations.capacity() == 0 {
+            return;
+        }
+        // Older weights than the newest are at hand only as a checkpoint.
+        let recipe = if due.revision == recipe.target {
+            recipe
+        } else {
+            let state = run.state();
+            let Some(recipe) = Recipe::of_checkpoint(&state, due.revision) else {
+                return;
+            };
+            recipe
+        };
+        let (reply, copy) = oneshot::channel();
+        if self.jobs.try_send(Job::Copy(recipe, reply)).is_ok() {
+            self.copying = Some((due, copy));
+            self.asked.insert(due);
+        }
+    }
+
+    fn hand_over_copy(&mut self, run: &std::sync::Arc<LiveRun>) {
+        let Some((due, copy)) = &mut self.copying else {
+            return;
+        };
+        match copy.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => return,
+            Ok(Ok(weights)) => {
+                let evaluate = Evaluate {
+                    run: std::sync::Arc::clone(run),
+                    due: *due,
+                    weights,
+                };
+                if self.evaluations.try_send(evaluate).is_err() {
+                    self.asked.remove(due);
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(run = %run.id, error = format!("{error:#}"), "no weights for an evaluation");
+            }
+            Err(oneshot::error::TryRecvError::Closed) => {}
+        }
+        self.copying = None;
+    }
+}

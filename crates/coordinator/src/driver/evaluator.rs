@@ -1,0 +1,146 @@
+//! Held-out losses: which are due, and the one queue in which they are measured. Rounds
+//! never wait for it; a quick look that finds the queue full is left out.
+
+use std::sync::Arc;
+
+use opengpu_rounds::{Phase, Revision};
+use tokio::sync::mpsc;
+
+use super::LiveRun;
+use super::weights_file::WeightsFile;
+use crate::blobs::Blobs;
+use crate::store::Store;
+use crate::trainer::{Trainer, token_files};
+
+/// Windows of a quick look.
+const QUICK_WINDOWS: usize = 64;
+/// Evaluations that may wait.
+pub const QUEUE: usize = 4;
+
+/// A held-out loss that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Due {
+    /// Of which weights.
+    pub revision: Revision,
+    /// Over all held-out tokens, or a quick look.
+    pub full: bool,
+}
+
+/// An evaluation to be made.
+pub struct Evaluate {
+    /// Of which run.
+    pub run: Arc<LiveRun>,
+    /// What.
+    pub due: Due,
+    /// Its weights.
+    pub weights: WeightsFile,
+}
+
+/// What is due now: the first weights in full, every so many rounds a quick look, the last
+/// weights in full.
+pub fn due(run: &LiveRun) -> Option<Due> {
+    if run.dataset.held_out.tokens == 0 {
+        return None;
+    }
+    let (revision, has_weights, finished, first) = {
+        let state = run.state();
+        let first = state
+            .checkpoints()
+            .iter()
+            .find(|c| c.revision.number == 0)
+            .map(|c| c.revision);
+        (
+            state.revision(),
+            state.digest().is_some(),
+            state.phase() == Phase::Finished,
+            first,
+        )
+    };
+    if !has_weights {
+        return None;
+    }
+    let losses = run.losses();
+    let in_full = |revision| {
+        let known = losses.evaluations.get(&revision);
+        known.is_some_and(|known| {
+            known.bits_per_byte.is_some() || run.dataset.held_out.text_bytes == 0
+        })
+    };
+    if let Some(first) = first
+        && !in_full(first)
+    {
+        return Some(Due {
+            revision: first,
+            full: true,
+        });
+    }
+    if finished {
+        return (!in_full(revision)).then_some(Due {
+            revision,
+            full: true,
+        });
+    }
+    let every = run.spec.evaluate_every;
+    let quick = every > 0
+        && revision.number > 0
+        && revision.number.is_multiple_of(every)
+        && !losses.evaluations.contains_key(&revision);
+    quick.then_some(Due {
+        revision,
+        full: false,
+    })
+}
+
+/// Measures until nobody can ask any more.
+pub async fn measure(
+    store: Store,
+    blobs: Blobs,
+    trainer: Arc<Trainer>,
+    mut queue: mpsc::Receiver<Evaluate>,
+) {
+    while let Some(Evaluate { run, due, weights }) = queue.recv().await {
+        let held_out = &run.dataset.held_out;
+        let files = held_out
+            .shards
+            .iter()
+            .map(|shard| blobs.path(shard.hash))
+            .collect();
+        let tokens = token_files(&run.dataset, held_out, files);
+        let windows = (!due.full).then_some(QUICK_WINDOWS);
+        let measured = trainer
+            .evaluate(due.revision, &run.model, weights.path(), tokens, windows)
+            .await;
+        drop(weights);
+        match measured {
+            Ok(mut evaluation) => {
+                if !due.full {
+                    evaluation.bits_per_byte = None;
+                }
+                tracing::info!(
+                    run = %run.id, revision = %due.revision, full = due.full,
+                    nats_per_token = evaluation.nats_per_token, "held-out loss"
+                );
+                let finite = evaluation.nats_per_token.is_finite()
+                    && evaluation.bits_per_byte.is_none_or(f64::is_finite);
+                if !finite {
+                    tracing::error!(run = %run.id, revision = %due.revision, "the held-out loss is not finite");
+                    continue;
+                }
+                run.losses().evaluations.insert(due.revision, evaluation);
+                if let Err(error) = store.put_evaluation(run.id, &evaluation).await {
+                    tracing::error!(
+                        error = format!("{:#}", anyhow::Error::from(error)),
+                        "a held-out loss could not be stored"
+                    );
+                }
+                run.changed();
+            }
+            Err(error) => {
+                tracing::error!(
+                    run = %run.id, revision = %due.revision, error = format!("{error:#}"),
+                    "a held-out loss could not be measured"
+                );
+            }
+        }
+    }
+}

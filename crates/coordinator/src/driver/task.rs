@@ -1,0 +1,382 @@
+//! The loop of a driver.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use opengpu_rounds::{Event, EventKind, Input, Phase};
+use tokio::sync::mpsc;
+
+use super::effects::Effects;
+use super::evaluator::Evaluate;
+use super::live::{Answer, DriveError, LiveRun, Mailbox, Message};
+use super::open::{Opened, SNAPSHOT_FORMAT, open};
+use super::sight::sight;
+use super::workshop::{Done, Workshop};
+use crate::Coordinator;
+use crate::store::{AppendError, Credit, RoundMetric};
+
+/// Events after which the state is stored as a snapshot.
+const SNAPSHOT_EVERY: u64 = 1000;
+/// Rounds of which measurements are kept.
+const KEPT_METRICS: u64 = 100_000;
+/// Longest sleep without looking at the state.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+
+struct Driver {
+    coordinator: Coordinator,
+    run: Arc<LiveRun>,
+    opened: Ownership,
+    effects: Effects,
+}
+
+/// The right to append and where the log ends.
+struct Ownership {
+    epoch: crate::store::OwnerEpoch,
+    head: u64,
+    snapshot: u64,
+}
+
+/// Drives a run until the process goes down or somebody else owns the run.
+pub async fn drive(
+    coordinator: Coordinator,
+    run: Arc<LiveRun>,
+    opened: (crate::store::OwnerEpoch, u64, u64),
+    mailbox: Mailbox,
+    evaluations: mpsc::Sender<Evaluate>,
+) {
+    let Mailbox {
+        mut messages,
+        jobs: todo,
+    } = mailbox;
+    let (done, mut results) = mpsc::channel::<Done>(8);
+    let shared = coordinator.shared_folder();
+    let workshop = Workshop::new(
+        Arc::clone(&run),
+        coordinator.blobs().clone(),
+        coordinator.trainer(),
+        shared,
+        coordinator.metrics().merge_seconds.clone(),
+    );
+    let working = tokio::spawn(workshop.work(todo, done));
+    let (epoch, head, snapshot) = opened;
+    let mut driver = Driver {
+        coordinator: coordinator.clone(),
+        run: Arc::clone(&run),
+        opened: Ownership {
+            epoch,
+            head,
+            snapshot,
+        },
+        effects: Effects::new(run.jobs(), evaluations),
+    };
+    driver.effects.look(&run);
+    let shutdown = coordinator.shutdown_token();
+    loop {
+        let sleep = tokio::time::sleep(driver.until_wake());
+        let step = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            result = results.recv() => match result {
+                Some(done) => driver.result(done).await,
+                None => Err(Stop("its workshop ended".into())),
+            },
+            message = messages.recv() => match message {
+                Some(message) => driver.message(message).await,
+                None => break,
+            },
+            () = run.nudged() => driver.decide(Input::Tick, None).await.map(|_| ()),
+            () = sleep => driver.decide(Input::Tick, None).await.map(|_| ()),
+        };
+        if let Err(Stop(why)) = step {
+            tracing::error!(run = %run.id, why, "this process no longer drives the run");
+            run.give_up(&why);
+            break;
+        }
+        driver.effects.look(&run);
+    }
+    run.give_up("it is shutting down or has another owner");
+    // What waits in the mailbox is told by its reply being dropped.
+    working.abort();
+}
+
+/// The run has another owner, or its log can't be read.
+struct Stop(String);
+
+impl Driver {
+    fn until_wake(&self) -> Duration {
+        let now_ms = self.coordinator.clock().now_ms();
+        let fleet = sight(&self.run, &self.coordinator.fleet().lock());
+        let wake = self.run.state().next_wake_ms(now_ms, &fleet);
+        let for_state = wake.map_or(LONGEST_SLEEP, |at| {
+            Duration::from_millis(at.saturating_sub(now_ms))
+        });
+        let for_effects = self.effects.wake().map_or(LONGEST_SLEEP, |at| {
+            at.saturating_duration_since(tokio::time::Instant::now())
+        });
+        for_state
+            .min(for_effects)
+            .clamp(Duration::from_millis(5), LONGEST_SLEEP)
+    }
+
+    async fn message(&mut self, message: Message) -> Result<(), Stop> {
+        let Message { input, loss, reply } = message;
+        let answer = match self.decide(input, loss).await {
+            Ok(answer) => answer,
+            Err(Stop(why)) => {
+                let _ = reply.send(Err(DriveError::NotDriven(self.run.id, why.clone())));
+                return Err(Stop(why));
+            }
+        };
+        // Whoever asked may have gone; the decision stands.
+        let _ = reply.send(answer);
+        Ok(())
+    }
+
+    async fn result(&mut self, done: Done) -> Result<(), Stop> {
+        let Some(input) = self.effects.input_of(&self.run, done) else {
+            return Ok(());
+        };
+        if let Ok(answer) = self.decide(input, None).await?
+            && let Some(refusal) = answer.refusal
+        {
+            tracing::info!(run = %self.run.id, code = refusal.code, message = refusal.message, "work was no longer wanted");
+            self.effects.forget();
+        }
+        Ok(())
+    }
+
+    /// Decides, stores, folds, publishes: in that order.
+    async fn decide(
+        &mut self,
+        input: Input,
+        loss: Option<f64>,
+    ) -> Result<Result<Answer, DriveError>, Stop> {
+        let now_ms = self.coordinator.clock().now_ms();
+        let decision = {
+            let fleet = sight(&self.run, &self.coordinator.fleet().lock());
+            self.run.state().decide(now_ms, &input, &fleet)
+        };
+        let answer = Answer {
+            refusal: decision.refusal,
+            reason: decision.reason,
+        };
+        if decision.events.is_empty() {
+            return Ok(Ok(answer));
+        }
+        let credits = self.credits(&decision.events);
+        let started = Instant::now();
+        let appended = self
+            .coordinator
+            .store()
+            .append(
+                self.run.id,
+                self.opened.epoch,
+                self.opened.head,
+                &decision.events,
+                &credits,
+            )
+            .await;
+        self.coordinator
+            .metrics()
+            .append_seconds
+            .observe(started.elapsed().as_secs_f64());
+        match appended {
+            Ok(head) => {
+                self.opened.head = head;
+                self.fold(&decision.events, loss);
+                Ok(Ok(answer))
+            }
+            Err(error @ AppendError::Fenced { .. }) => Err(Stop(error.to_string())),
+            Err(error @ (AppendError::Credit { .. } | AppendError::Unfaithful { .. })) => {
+                tracing::error!(run = %self.run.id, ?input, error = format!("{:#}", anyhow::Error::from(error)), "a decision can't be stored");
+                Ok(Err(DriveError::NotStored(self.run.id)))
+            }
+            Err(error @ (AppendError::Conflict { .. } | AppendError::Store(_))) => {
+                tracing::error!(run = %self.run.id, error = format!("{:#}", anyhow::Error::from(error)), "events could not be stored; reading the log again");
+                self.reopen().await?;
+                Ok(Err(DriveError::NotStored(self.run.id)))
+            }
+        }
+    }
+
+    fn credits(&self, events: &[Event]) -> Vec<Credit> {
+        let state = self.run.state();
+        let credit = |event: &Event| match &event.kind {
+            EventKind::UpdateAccepted {
+                assignment, tokens, ..
+            } => {
+                let worker = state.lease(*assignment)?.worker;
+                let node = state.member(worker)?.node;
+                Some(Credit {
+                    assignment: *assignment,
+                    node,
+                    worker,
+                    tokens: *tokens,
+                })
+            }
+            _ => None,
+        };
+        events.iter().filter_map(credit).collect()
+    }
+
+    /// After the database failed nobody knows what it kept: the log says.
+    async fn reopen(&mut self) -> Result<(), Stop> {
+        let shutdown = self.coordinator.shutdown_token();
+        loop {
+            match open(self.coordinator.store(), self.run.id).await {
+                Ok(Opened {
+                    epoch,
+                    head,
+                    state,
+                    snapshot,
+                }) => {
+                    self.opened = Ownership {
+                        epoch,
+                        head,
+                        snapshot,
+                    };
+                    *self.run.state_mut() = state;
+                    self.effects.forget();
+                    self.publish();
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::error!(run = %self.run.id, error = format!("{error:#}"), "the run can't be opened yet");
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => {
+                    return Err(Stop("it is shutting down".into()));
+                }
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+        }
+    }
+
+    fn fold(&mut self, events: &[Event], loss: Option<f64>) {
+        let before = self.run.state().phase();
+        let after = {
+            let mut state = self.run.state_mut();
+            for event in events {
+                state.fold(event);
+            }
+            state.phase()
+        };
+        let metrics = self.coordinator.metrics();
+        for event in events {
+            tracing::debug!(run = %self.run.id, event = ?event.kind, "decided");
+            match &event.kind {
+                EventKind::UpdateAccepted {
+                    assignment, tokens, ..
+                } => {
+                    metrics.updates_accepted.inc();
+                    if let Some(loss) = loss.filter(|loss| loss.is_finite()) {
+                        self.run
+                            .losses()
+                            .waiting
+                            .insert(*assignment, (loss, *tokens));
+                    }
+                }
+                EventKind::Merged { round, .. } => {
+                    metrics.rounds_merged.inc();
+                    self.note_merged(*round);
+                }
+                EventKind::RoundAbandoned { .. } => {
+                    metrics.rounds_abandoned.inc();
+                }
+                _ => {}
+            }
+        }
+        self.publish();
+        if before != after {
+            tracing::info!(run = %self.run.id, from = %before, to = %after, "phase");
+            if after == Phase::Finished || after == Phase::Forming {
+                self.coordinator.reallocate();
+            }
+        }
+        self.maybe_snapshot();
+    }
+
+    fn publish(&self) {
+        self.run.changed();
+        self.coordinator.plans_changed();
+    }
+
+    /// Mean training loss of the round just merged.
+    fn note_merged(&self, round: u64) {
+        let (updates, lineage) = {
+            let state = self.run.state();
+            let merge = state.merges().rfind(|merge| merge.round == round);
+            let updates: Vec<_> = merge
+                .iter()
+                .flat_map(|merge| &merge.updates)
+                .map(|update| update.assignment)
+                .collect();
+            (updates, state.revision().lineage)
+        };
+        let mean = {
+            let mut losses = self.run.losses();
+            let known: Vec<_> = updates
+                .iter()
+                .filter_map(|id| losses.waiting.remove(id))
+                .collect();
+            let tokens: u64 = known.iter().map(|loss| loss.1).sum();
+            // Those of refused or forgotten updates must not pile up.
+            while losses.waiting.len() > 10_000 {
+                losses.waiting.pop_first();
+            }
+            let sum: f64 = known
+                .iter()
+                .map(|(loss, tokens)| loss * *tokens as f64)
+                .sum();
+            let mean = (tokens > 0).then(|| sum / tokens as f64);
+            if let Some(mean) = mean {
+                losses.rounds.insert(round, mean);
+                while losses.rounds.len() > 1000 {
+                    losses.rounds.pop_first();
+                }
+            }
+            mean
+        };
+        let Some(loss) = mean else { return };
+        let body = serde_json::json!({ "loss": loss });
+        let metric = RoundMetric {
+            lineage,
+            round,
+            body,
+        };
+        let (store, run) = (self.coordinator.store().clone(), self.run.id);
+        tokio::spawn(async move {
+            if let Err(error) = store.put_round_metric(run, &metric, KEPT_METRICS).await {
+                tracing::warn!(%run, error = format!("{:#}", anyhow::Error::from(error)), "a round's loss could not be stored");
+            }
+        });
+    }
+
+    fn maybe_snapshot(&mut self) {
+        if self.opened.head < self.opened.snapshot + SNAPSHOT_EVERY {
+            return;
+        }
+        self.opened.snapshot = self.opened.head;
+        let (seq, run, store) = (
+            self.opened.head,
+            self.run.id,
+            self.coordinator.store().clone(),
+        );
+        let state = self.run.state().clone();
+        tokio::spawn(async move {
+            let body = tokio::task::spawn_blocking(move || serde_json::to_string(&state)).await;
+            let stored = match body {
+                Ok(Ok(body)) => store
+                    .put_snapshot(run, seq, SNAPSHOT_FORMAT, &body)
+                    .await
+                    .map_err(anyhow::Error::from),
+                Ok(Err(error)) => Err(error.into()),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = stored {
+                tracing::warn!(%run, error = format!("{error:#}"), "a snapshot could not be stored");
+            }
+        });
+    }
+}

@@ -1,0 +1,165 @@
+//! The newest weights for people: a Hugging Face folder, or a sampled text.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use opengpu_protocol::operator::SampleRequest;
+use opengpu_rounds::{Hash, Revision};
+use serde::Serialize;
+
+use crate::Coordinator;
+use crate::driver::{LiveRun, WeightsFile};
+
+/// What lies in an export; written last, so that a folder with it is whole.
+#[derive(Serialize)]
+struct Manifest<'a> {
+    run: u64,
+    name: &'a str,
+    revision: Revision,
+    digest: Hash,
+    files: Vec<ManifestFile>,
+}
+
+#[derive(Serialize)]
+struct ManifestFile {
+    name: String,
+    bytes: u64,
+    blake3: Hash,
+}
+
+/// Writes `HOME/exports/<name>-r<revision>/` and returns its path. The folder appears whole
+/// or not at all; one that is there already for the same digest is kept.
+pub async fn export(coordinator: &Coordinator, run: &LiveRun) -> anyhow::Result<PathBuf> {
+    let (weights, revision, digest) = newest_weights(run).await?;
+    let exports = coordinator.home().join("exports");
+    let lineage = if revision.lineage == 0 {
+        String::new()
+    } else {
+        format!("l{}-", revision.lineage)
+    };
+    let folder = exports.join(format!(
+        "{}-{lineage}r{}",
+        file_name(&run.spec.name),
+        revision.number
+    ));
+    if let Ok(manifest) = std::fs::read_to_string(folder.join("manifest.json"))
+        && manifest.contains(&digest.to_string())
+    {
+        return Ok(folder);
+    }
+    std::fs::create_dir_all(&exports)
+        .with_context(|| format!("{} cannot be made", exports.display()))?;
+    let temporary = exports.join(format!(".{}", uuid::Uuid::now_v7().simple()));
+    let cleanup = RemoveOnDrop(temporary.clone());
+    let tokenizer = coordinator.blobs().path(run.dataset.tokenizer);
+    let files = coordinator
+        .trainer()
+        .export(&run.model, weights.path(), &tokenizer, &temporary)
+        .await?;
+    drop(weights);
+    let mut listed = Vec::new();
+    for file in files {
+        listed.push(tokio::task::spawn_blocking(move || describe(file)).await??);
+    }
+    let manifest = Manifest {
+        run: run.id.0,
+        name: &run.spec.name,
+        revision,
+        digest,
+        files: listed,
+    };
+    let manifest = serde_json::to_vec_pretty(&manifest)?;
+    let target = folder.clone();
+    tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+        let path = temporary.join("manifest.json");
+        std::fs::write(&path, manifest)?;
+        std::fs::File::open(&path)?.sync_all()?;
+        if target.exists() {
+            std::fs::remove_dir_all(&target)?;
+        }
+        std::fs::rename(&temporary, &target)?;
+        Ok(())
+    })
+    .await?
+    .with_context(|| format!("{} cannot be written", folder.display()))?;
+    drop(cleanup);
+    Ok(folder)
+}
+
+/// Continues a text with the newest weights.
+pub async fn sample(
+    coordinator: &Coordinator,
+    run: &LiveRun,
+    asked: &SampleRequest,
+) -> anyhow::Result<String> {
+    let (weights, _, _) = newest_weights(run).await?;
+    let tokenizer = coordinator.blobs().path(run.dataset.tokenizer);
+    coordinator
+        .trainer()
+        .sample(&run.model, weights.path(), &tokenizer, asked)
+        .await
+}
+
+async fn newest_weights(run: &LiveRun) -> anyhow::Result<(WeightsFile, Revision, Hash)> {
+    let (recipe, digest) = run.newest_recipe().context("the run has no weights yet")?;
+    let revision = recipe.target;
+    let weights = run.copy_weights(recipe).await?;
+    Ok((weights, revision, digest))
+}
+
+fn describe(file: PathBuf) -> anyhow::Result<ManifestFile> {
+    let mut hasher = blake3::Hasher::new();
+    let mut open = std::fs::File::open(&file).with_context(|| format!("{}", file.display()))?;
+    let bytes = std::io::copy(&mut open, &mut hasher)?;
+    let name = file
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    Ok(ManifestFile {
+        name,
+        bytes,
+        blake3: Hash(*hasher.finalize().as_bytes()),
+    })
+}
+
+/// A run's name as part of a path: whatever is not a letter, digit, dot or dash is a dash,
+/// and no dot comes first.
+fn file_name(name: &str) -> String {
+    let safe: String = name
+        .chars()
+        .map(|c| {
+            if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let trimmed = safe.trim_start_matches('.');
+    if trimmed.is_empty() {
+        "run".to_owned()
+    } else {
+        trimmed.to_owned()
+    }
+}
+
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        // Gone already where it was renamed into place.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::file_name;
+
+    #[test]
+    fn a_runs_name_never_leaves_the_exports_folder() {
+        assert_eq!(file_name("first run"), "first-run");
+        assert_eq!(file_name("../../etc/passwd"), "-..-etc-passwd");
+        assert_eq!(file_name(".."), "run");
+    }
+}

@@ -1,0 +1,335 @@
+//! What the coordinator remembers of the machines: who is connected, what each worker said
+//! last, and which run it was given to. Memory only: after a restart the next reports,
+//! a second later, tell it again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use opengpu_protocol::wire::{Machine, Offer, Report};
+use opengpu_rounds::{NodeId, RunId, WorkerId};
+
+use crate::store::NodeState;
+
+/// Whether the workers of a node in this state may be in a run at all.
+pub fn may_work(state: NodeState) -> bool {
+    matches!(state, NodeState::Active | NodeState::Draining)
+}
+
+/// A node.
+#[derive(Clone, Debug)]
+pub struct NodeMemory {
+    /// What its owner calls it.
+    pub name: String,
+    /// What it is.
+    pub machine: Machine,
+    /// What an operator thinks of it.
+    pub state: NodeState,
+    /// Rises with each directive stream it opens; only the newest goes on.
+    pub stream: u64,
+    /// Whether its newest directive stream is open.
+    pub connected: bool,
+}
+
+/// A worker.
+#[derive(Clone, Debug)]
+pub struct WorkerMemory {
+    /// On which node.
+    pub node: NodeId,
+    /// Which device of the node.
+    pub device: u32,
+    /// What the device is.
+    pub offer: Offer,
+    /// What it said last.
+    pub report: Option<Report>,
+    /// When it said something last, on the coordinator's clock.
+    pub heard_ms: u64,
+    /// Whether it said anything since this process started.
+    pub heard: bool,
+    /// Which run it was given to.
+    pub run: Option<RunId>,
+    /// Updates refused since this process started.
+    pub refused: u64,
+    /// Why the last one was refused.
+    pub last_refusal: Option<String>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// By id.
+    pub nodes: BTreeMap<NodeId, NodeMemory>,
+    /// By id.
+    pub workers: BTreeMap<WorkerId, WorkerMemory>,
+}
+
+/// The fleet behind a lock that is held for microseconds and never across an await.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    memory: Mutex<Memory>,
+}
+
+/// What a run wants of the fleet.
+#[derive(Clone, Debug)]
+pub struct Wants {
+    /// Which run.
+    pub run: RunId,
+    /// Whether it is being trained; one that is paused or over only keeps what nobody else
+    /// wants, so that its workers fetch the last merge.
+    pub live: bool,
+    /// Most workers it can use.
+    pub max_workers: u32,
+    /// Workers that it knows.
+    pub members: BTreeSet<WorkerId>,
+}
+
+impl Fleet {
+    /// The memory. A panic elsewhere can't leave it torn: every change is one assignment.
+    pub fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    /// Whether this worker belongs to this node.
+    pub fn owns(&self, node: NodeId, worker: WorkerId) -> bool {
+        self.workers
+            .get(&worker)
+            .is_some_and(|memory| memory.node == node)
+    }
+
+    /// What the operator thinks of a worker's node.
+    pub fn state_of(&self, worker: &WorkerMemory) -> NodeState {
+        self.nodes
+            .get(&worker.node)
+            .map_or(NodeState::Banned, |node| node.state)
+    }
+
+    /// The workers of a node, by device.
+    pub fn workers_of(&self, node: NodeId) -> Vec<WorkerId> {
+        let mut workers: Vec<_> = self
+            .workers
+            .iter()
+            .filter(|entry| entry.1.node == node)
+            .collect();
+        workers.sort_by_key(|entry| entry.1.device);
+        workers.into_iter().map(|entry| *entry.0).collect()
+    }
+
+    /// A worker that was offered before this process started.
+    pub fn remember(&mut self, worker: WorkerId, node: NodeId, device: u32, offer: Offer) {
+        self.offer(node, worker, device, offer, 0);
+        if let Some(memory) = self.workers.get_mut(&worker) {
+            memory.heard = false;
+        }
+    }
+
+    /// All known workers count as heard of just now: a coordinator that was away takes
+    /// nobody for silent because of that.
+    pub fn start_silence_from(&mut self, now_ms: u64) {
+        for memory in self.workers.values_mut() {
+            memory.heard_ms = memory.heard_ms.max(now_ms);
+        }
+    }
+
+    /// A device is ready to work.
+    pub fn offer(
+        &mut self,
+        node: NodeId,
+        worker: WorkerId,
+        device: u32,
+        offer: Offer,
+        now_ms: u64,
+    ) {
+        let memory = self.workers.entry(worker).or_insert_with(|| WorkerMemory {
+            node,
+            device,
+            offer: offer.clone(),
+            report: None,
+            heard_ms: now_ms,
+            heard: false,
+            run: None,
+            refused: 0,
+            last_refusal: None,
+        });
+        memory.offer = offer;
+        memory.heard_ms = now_ms;
+        memory.heard = true;
+    }
+
+    /// A worker said what it does.
+    pub fn heard(&mut self, worker: WorkerId, report: Report, now_ms: u64) {
+        if let Some(memory) = self.workers.get_mut(&worker) {
+            memory.report = Some(report);
+            memory.heard_ms = now_ms;
+            memory.heard = true;
+        }
+    }
+
+    /// Gives free workers to the runs that want them, oldest run first, and takes workers
+    /// from runs that are over when another wants them. A worker stays where it is while
+    /// its run is live. Returns whether anything changed.
+    pub fn allocate(&mut self, wants: &[Wants], now_ms: u64, silence_ms: u64) -> bool {
+        let mut changed = false;
+        let live: BTreeSet<RunId> = wants
+            .iter()
+            .filter(|want| want.live)
+            .map(|want| want.run)
+            .collect();
+        let known: BTreeSet<RunId> = wants.iter().map(|want| want.run).collect();
+        let nodes = &self.nodes;
+        let usable = |memory: &WorkerMemory| {
+            nodes
+                .get(&memory.node)
+                .is_some_and(|node| node.state == NodeState::Active)
+                && memory.heard
+                && now_ms.saturating_sub(memory.heard_ms) <= silence_ms
+        };
+        let may_stay = |memory: &WorkerMemory| {
+            nodes
+                .get(&memory.node)
+                .is_some_and(|node| may_work(node.state))
+        };
+        for memory in self.workers.values_mut() {
+            let gone = memory.run.is_some_and(|run| !known.contains(&run)) || !may_stay(memory);
+            if gone && memory.run.take().is_some() {
+                changed = true;
+            }
+        }
+        // A run's own members come back to it first, then anyone who is free.
+        for want in wants
+            .iter()
+            .filter(|want| want.live)
+            .chain(wants.iter().filter(|want| !want.live))
+        {
+            let held = |workers: &BTreeMap<WorkerId, WorkerMemory>| {
+                workers
+                    .values()
+                    .filter(|memory| memory.run == Some(want.run))
+                    .count()
+            };
+            let free = |memory: &WorkerMemory| match memory.run {
+                None => true,
+                Some(run) => want.live && !live.contains(&run),
+            };
+            let mut count = held(&self.workers);
+            for strangers in [false, true] {
+                if strangers && !want.live {
+                    break;
+                }
+                for (worker, memory) in &mut self.workers {
+                    if count >= want.max_workers as usize {
+                        break;
+                    }
+                    let member = want.members.contains(worker);
+                    if member != strangers && free(memory) && usable(memory) {
+                        memory.run = Some(want.run);
+                        count += 1;
+                        changed = true;
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    /// Workers heard of within `silence_ms`.
+    pub fn live_workers(&self, now_ms: u64, silence_ms: u64) -> usize {
+        self.workers
+            .values()
+            .filter(|memory| memory.heard && now_ms.saturating_sub(memory.heard_ms) <= silence_ms)
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fleet(workers: u64) -> Memory {
+        let mut memory = Memory::default();
+        for id in 1..=workers {
+            memory.nodes.insert(
+                NodeId(id),
+                NodeMemory {
+                    name: format!("node {id}"),
+                    machine: Machine::default(),
+                    state: NodeState::Active,
+                    stream: 0,
+                    connected: true,
+                },
+            );
+            let offer = Offer {
+                trainer: "test".into(),
+                device: "CPU".into(),
+                numerics_class: "test".into(),
+            };
+            memory.offer(NodeId(id), WorkerId(id), 0, offer, 0);
+        }
+        memory
+    }
+
+    fn wants(run: u64, live: bool, max_workers: u32, members: &[u64]) -> Wants {
+        Wants {
+            run: RunId(run),
+            live,
+            max_workers,
+            members: members.iter().map(|id| WorkerId(*id)).collect(),
+        }
+    }
+
+    fn given(memory: &Memory) -> Vec<Option<u64>> {
+        memory
+            .workers
+            .values()
+            .map(|worker| worker.run.map(|run| run.0))
+            .collect()
+    }
+
+    #[test]
+    fn the_oldest_run_is_served_first_and_the_next_gets_the_rest() {
+        let mut memory = fleet(3);
+        assert!(memory.allocate(&[wants(1, true, 2, &[]), wants(2, true, 9, &[])], 0, 1000));
+        assert_eq!(given(&memory), [Some(1), Some(1), Some(2)]);
+        assert!(!memory.allocate(&[wants(1, true, 2, &[]), wants(2, true, 9, &[])], 0, 1000));
+    }
+
+    #[test]
+    fn a_worker_of_a_finished_run_stays_until_another_run_wants_it() {
+        let mut memory = fleet(1);
+        memory.allocate(&[wants(1, true, 9, &[])], 0, 1000);
+        memory.allocate(&[wants(1, false, 9, &[1])], 0, 1000);
+        assert_eq!(given(&memory), [Some(1)]);
+        memory.allocate(&[wants(1, false, 9, &[1]), wants(2, true, 9, &[])], 0, 1000);
+        assert_eq!(given(&memory), [Some(2)]);
+    }
+
+    #[test]
+    fn members_come_back_to_their_run_before_strangers() {
+        let mut memory = fleet(2);
+        memory.allocate(&[wants(1, true, 1, &[2])], 0, 1000);
+        assert_eq!(given(&memory), [None, Some(1)]);
+    }
+
+    #[test]
+    fn a_draining_node_keeps_its_run_and_gets_no_other_and_a_banned_one_loses_it() {
+        let mut memory = fleet(2);
+        memory.allocate(&[wants(1, true, 1, &[])], 0, 1000);
+        for node in memory.nodes.values_mut() {
+            node.state = NodeState::Draining;
+        }
+        memory.allocate(&[wants(1, true, 9, &[1])], 0, 1000);
+        assert_eq!(given(&memory), [Some(1), None]);
+        for node in memory.nodes.values_mut() {
+            node.state = NodeState::Banned;
+        }
+        memory.allocate(&[wants(1, true, 9, &[1])], 0, 1000);
+        assert_eq!(given(&memory), [None, None]);
+    }
+
+    #[test]
+    fn a_silent_worker_is_given_to_no_run() {
+        let mut memory = fleet(1);
+        memory.allocate(&[wants(1, true, 9, &[])], 5_000, 1000);
+        assert_eq!(given(&memory), [None]);
+    }
+}

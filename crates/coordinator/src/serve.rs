@@ -1,0 +1,281 @@
+//! Starting and stopping: the home's lock, the port, the database, every run opened, then
+//! the doors; on the way out the same in reverse.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use axum::Router;
+use opengpu_rounds::Hash;
+use opengpu_trainer_protocol::{SharedFolder, TrainerCommand};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::{OperatorToken, Signatures};
+use crate::blobs::Blobs;
+use crate::clock::Clock;
+use crate::coordinator::{Coordinator, Inner};
+use crate::driver::{LiveRun, QUEUE, measure, open};
+use crate::fleet::{Fleet, NodeMemory};
+use crate::home::{Home, JOIN_TOKEN, OPERATOR_TOKEN, new_token};
+use crate::metrics::Metrics;
+use crate::store::Store;
+use crate::tasks::Tasks;
+use crate::trainer::Trainer;
+
+/// Label of the enrolment token for agents on this machine.
+const LOCAL_LABEL: &str = "this machine";
+/// How long open requests may take to end when the server stops.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Makes further routes (the portal's) once the coordinator they read from is there.
+pub type ExtraRoutes = Box<dyn FnOnce(&Coordinator) -> Router + Send>;
+
+/// How a coordinator is started.
+pub struct ServeSettings {
+    /// The installation's folder.
+    pub home: PathBuf,
+    /// Address to listen on; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Database; None: `opengpu.db` in the home folder.
+    pub database_url: Option<String>,
+    /// What starts a trainer; None: runs whose weights need one can't be made.
+    pub trainer: Option<TrainerCommand>,
+    /// Further routes.
+    pub extra_routes: Option<ExtraRoutes>,
+    /// Stops the server when it is cancelled.
+    pub shutdown: CancellationToken,
+}
+
+/// A coordinator that listens.
+pub struct Bound {
+    /// Where.
+    pub addr: SocketAddr,
+    /// The running server.
+    pub coordinator: Coordinator,
+    serving: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Bound {
+    /// Waits until the server has stopped, after `shutdown` was cancelled.
+    pub async fn stopped(self) -> anyhow::Result<()> {
+        self.serving.await.context("the server panicked")?
+    }
+}
+
+/// Starts a coordinator. When this returns it listens and answers `/healthz`; `/readyz`
+/// follows once every run is folded, which it is unless a run's log can't be read.
+pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
+    let home = Home::open(&settings.home)?;
+    let listener = listen(settings.listen).await?;
+    let addr = listener.local_addr().context("the listening address")?;
+    let operator = home.secret(OPERATOR_TOKEN)?;
+    let store = Store::open(&database_url(&home, settings.database_url))
+        .await
+        .context("opening the database")?;
+    let blobs = Blobs::open_folder(&home.path().join("blobs"))?;
+    let shared = SharedFolder::of(home.path()).context("the folder for shared memory")?;
+    remove_old_copies(&home);
+    let (evaluations, queue) = mpsc::channel(QUEUE);
+    let trainer = Arc::new(Trainer::new(settings.trainer));
+    let coordinator = Coordinator::new(Inner {
+        store: store.clone(),
+        blobs: blobs.clone(),
+        clock: Clock::new(),
+        metrics: Metrics::new(),
+        fleet: Fleet::default(),
+        signatures: Signatures::new(store.clone()),
+        operator: OperatorToken::new(&operator),
+        trainer: Arc::clone(&trainer),
+        shared,
+        runs: Default::default(),
+        evaluations,
+        plans: watch::Sender::new(0),
+        ready: false.into(),
+        shutdown: settings.shutdown.child_token(),
+        tasks: Tasks::new(),
+        home,
+    });
+    join_token(&coordinator).await?;
+    learn_nodes(&coordinator).await?;
+    open_runs(&coordinator).await?;
+    coordinator
+        .tasks()
+        .spawn(crate::caretaker::look_after_workers(coordinator.clone()));
+    coordinator
+        .tasks()
+        .spawn(crate::caretaker::collect_blobs(coordinator.clone()));
+    let measuring = tokio::spawn(measure(store, blobs, trainer, queue));
+    let extra = settings
+        .extra_routes
+        .map_or_else(Router::new, |make| make(&coordinator));
+    let router = crate::api::router(&coordinator, extra);
+    coordinator.set_ready();
+    tracing::info!(%addr, home = %coordinator.home().display(), "listening");
+    let serving = tokio::spawn(run_server(listener, router, coordinator.clone(), measuring));
+    Ok(Bound {
+        addr,
+        coordinator,
+        serving,
+    })
+}
+
+async fn run_server(
+    listener: TcpListener,
+    router: Router,
+    coordinator: Coordinator,
+    measuring: JoinHandle<()>,
+) -> anyhow::Result<()> {
+    let shutdown = coordinator.shutdown_token();
+    let asked = shutdown.clone();
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
+        asked.cancelled().await;
+    });
+    let server = std::future::IntoFuture::into_future(server);
+    let mut server = tokio::spawn(server);
+    let result = tokio::select! {
+        result = &mut server => result.context("the server panicked")?.context("serving"),
+        () = shutdown.cancelled() => Ok(()),
+    };
+    shutdown.cancel();
+    tracing::info!("stopping");
+    // Streams and drivers end by the token; requests in progress get a moment.
+    let _ = tokio::time::timeout(FAREWELL, &mut server).await;
+    server.abort();
+    if tokio::time::timeout(FAREWELL, coordinator.tasks().finish())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            "something did not end within {} s and is left behind",
+            FAREWELL.as_secs()
+        );
+    }
+    measuring.abort();
+    coordinator.trainer().end().await;
+    coordinator.store().clone().close().await?;
+    tracing::info!("stopped");
+    result
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => bail!(
+            "port {} of {} is taken by another program; choose another with --listen, \
+             for example --listen {}:0 for any free one",
+            address.port(),
+            address.ip(),
+            address.ip()
+        ),
+        Err(error) => Err(error).with_context(|| format!("listening on {address}")),
+    }
+}
+
+fn database_url(home: &Home, asked: Option<String>) -> String {
+    match asked {
+        // A file's name ends where the address's options begin.
+        Some(url) if url.starts_with("sqlite:") => url.split('?').next().unwrap_or(&url).to_owned(),
+        Some(url) => url,
+        None => format!("sqlite:{}", home.path().join("opengpu.db").display()),
+    }
+}
+
+/// Copies of weights that a process before this one was killed over.
+fn remove_old_copies(home: &Home) {
+    let shared = home.path().join("shared");
+    let in_memory = home.path().canonicalize().ok().map(|home| {
+        let hash = blake3::hash(home.as_os_str().as_encoded_bytes()).to_hex();
+        std::path::Path::new("/dev/shm").join(format!("opengpu-{}", &hash[..16]))
+    });
+    for folder in std::iter::once(shared).chain(in_memory) {
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with("coordinator-")
+            {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// The token with which agents on this machine enrol, made on first start.
+async fn join_token(coordinator: &Coordinator) -> anyhow::Result<()> {
+    let home = coordinator.home_lock();
+    let store = coordinator.store();
+    let token = home.read_secret(JOIN_TOKEN)?;
+    let known: Vec<Hash> = store
+        .tokens()
+        .await?
+        .into_iter()
+        .map(|token| token.hash)
+        .collect();
+    if token.is_some_and(|token| known.contains(&Hash::of(token.as_bytes()))) {
+        return Ok(());
+    }
+    // The row first: a file that names no row would refuse every agent.
+    let token = new_token();
+    store
+        .create_token(Hash::of(token.as_bytes()), LOCAL_LABEL, None)
+        .await?;
+    home.write_secret(JOIN_TOKEN, &token)
+}
+
+async fn learn_nodes(coordinator: &Coordinator) -> anyhow::Result<()> {
+    let nodes = coordinator.store().nodes().await?;
+    let workers = coordinator.store().workers().await?;
+    let mut memory = coordinator.fleet().lock();
+    for node in nodes {
+        coordinator.signatures().learn(&node);
+        let known = NodeMemory {
+            name: node.name,
+            machine: node.machine,
+            state: node.state,
+            stream: 0,
+            connected: false,
+        };
+        memory.nodes.insert(node.id, known);
+    }
+    for worker in workers {
+        memory.remember(worker.id, worker.node, worker.device, worker.offer);
+    }
+    Ok(())
+}
+
+async fn open_runs(coordinator: &Coordinator) -> anyhow::Result<()> {
+    let mut opened_runs = Vec::new();
+    for record in coordinator.store().runs().await? {
+        let id = record.id;
+        let opened = open(coordinator.store(), id).await?;
+        coordinator.clock().raise(opened.state.last_event_ms());
+        let ownership = (opened.epoch, opened.head, opened.snapshot);
+        let (run, mailbox) = LiveRun::new(id, record.spec, record.dataset, opened.state)?;
+        for stored in coordinator.store().evaluations(id).await? {
+            run.losses()
+                .evaluations
+                .insert(stored.evaluation.revision, stored.evaluation);
+        }
+        for metric in coordinator.store().round_metrics(id, 1000).await? {
+            if let Some(loss) = metric.body.get("loss").and_then(serde_json::Value::as_f64) {
+                run.losses().rounds.insert(metric.round, loss);
+            }
+        }
+        opened_runs.push((run, mailbox, ownership));
+    }
+    // The clock goes on from the newest event of all logs before anyone decides.
+    coordinator.start_silence_from_now();
+    for (run, mailbox, ownership) in opened_runs {
+        coordinator.start_driving(run, mailbox, ownership);
+    }
+    Ok(())
+}
