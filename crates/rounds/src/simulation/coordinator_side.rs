@@ -31,7 +31,7 @@ impl World<'_> {
         }
         let epoch = self.log.take_over();
         let blobs = &self.blobs;
-        let started = Owner::start(epoch, run, self.now_ms, self.initial, |blob| {
+        let started = Owner::start(epoch, run, self.clocks(), self.initial, |blob| {
             blobs.contains_key(&blob)
         });
         match started {
@@ -54,12 +54,12 @@ impl World<'_> {
 
     /// Decide, append, fold, act: with a chance to die after each.
     pub(super) fn ask(&mut self, epoch: u64, input: Input) -> Option<Result<(), &'static str>> {
-        let now_ms = self.now_ms;
+        let clocks = self.clocks();
         let dies = self.chance(|faults| faults.midway_crashes);
         let dies_at = dies.then(|| self.random.random_range(0..3));
         let looks_twice = self.random.random_bool(0.05);
         let owner = self.owners.iter_mut().find(|owner| owner.epoch == epoch)?;
-        let clock = owner.clock(now_ms);
+        let clock = owner.clock(clocks);
         let decision = owner.run.decide(clock, &input, &owner.fleet);
         if dies_at == Some(0) {
             return self.die_midway(epoch);
@@ -139,7 +139,7 @@ impl World<'_> {
     /// Level-triggered: starts the effects that the state asks for, sets the next wake, and
     /// tells each worker what is new to it.
     pub(super) fn look_around(&mut self, epoch: u64) {
-        let now_ms = self.now_ms;
+        let (now_ms, clocks) = (self.now_ms, self.clocks());
         let every = self.settings.checkpoint_every;
         let some_time = self
             .random
@@ -169,7 +169,7 @@ impl World<'_> {
                 },
             ));
         }
-        if let Some(wake) = owner.run.next_wake_ms(owner.clock(now_ms), &owner.fleet) {
+        if let Some(wake) = owner.run.next_wake_ms(owner.clock(clocks), &owner.fleet) {
             let at_ms = owner.world_time(wake).max(now_ms);
             if owner.wakes_ms != Some(at_ms) || at_ms == now_ms {
                 if at_ms == now_ms && owner.wakes_ms == Some(now_ms) {
@@ -182,7 +182,7 @@ impl World<'_> {
         }
         let mut plans = Vec::new();
         for (index, worker) in self.workers.iter().enumerate() {
-            let Some(plan) = owner.plan(worker.id, now_ms) else {
+            let Some(plan) = owner.plan(worker.id, clocks) else {
                 continue;
             };
             if !owner
@@ -247,7 +247,7 @@ impl World<'_> {
         if answer == Some(Err("feedback_retired")) {
             self.send(worker, Happening::FeedbackRefused { worker, feedback });
         }
-        let now_ms = self.now_ms;
+        let clocks = self.clocks();
         let Some(owner) = self.owner(epoch) else {
             return;
         };
@@ -258,7 +258,7 @@ impl World<'_> {
         let sight = WorkerSight {
             revision: verified.map(|(revision, _)| revision),
             blocks_per_second: measured,
-            last_heard_ms: owner.clock(now_ms),
+            last_heard_ms: owner.clock(clocks),
             draining,
         };
         owner.fleet.insert(id, sight);
@@ -268,7 +268,7 @@ impl World<'_> {
             // The answer to a report with another digest: fetch the weights again.
             self.workers[worker].holds = None;
         }
-        let plan = self.owner(epoch).and_then(|owner| owner.plan(id, now_ms));
+        let plan = self.owner(epoch).and_then(|owner| owner.plan(id, clocks));
         if let Some(plan) = plan {
             self.send(worker, Happening::PlanArrives { worker, plan });
         }

@@ -29,6 +29,7 @@ impl World<'_> {
             faults.map(|(what, count)| (*what, count - before.faults.get(what).unwrap_or(&0)));
         let row = RoundRow {
             at_ms: now_ms,
+            system_ms: self.clocks().system_ms,
             round,
             revision: summary.revision,
             reason: summary.reason.clone(),

@@ -99,6 +99,15 @@ impl Invariants {
                 self.revision
             ));
         }
+        let returned = run.returned_blocks().map(|range| range.end - range.start);
+        let returned: u64 = returned.sum();
+        let (live, held) = (self.live_blocks.len() as u64, self.held.len() as u64);
+        if live + held + returned != run.next_fresh_block() {
+            return Err(format!(
+                "of {} blocks {live} are merged, {held} held and {returned} returned: some are lost",
+                run.next_fresh_block()
+            ));
+        }
         let credited: u64 = self.credited.values().sum();
         if run.totals().tokens != credited {
             return Err(format!(
@@ -220,6 +229,8 @@ impl Invariants {
             EventKind::RolledBack { to, revision, .. } => self.check_rolled_back(*to, *revision)?,
             EventKind::Finished { reason } => {
                 ensure(!reason.is_empty(), || "finished without a reason".into())?;
+                // What still waited is dropped; all leases came back before.
+                self.held.clear();
                 self.finished = true;
             }
             EventKind::Forming

@@ -6,6 +6,15 @@ use std::collections::BTreeSet;
 use super::worker::Plan;
 use crate::{EventKind, Fleet, Hash, PendingMerge, Revision, Run, WorkerId, fleet_after_restart};
 
+/// The two clocks that a process can read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clocks {
+    /// Only measures how long something takes.
+    pub monotonic_ms: u64,
+    /// Tells the time of day, and steps when somebody sets it.
+    pub system_ms: i64,
+}
+
 /// One life of a coordinator.
 pub(super) struct Owner {
     pub epoch: u64,
@@ -32,7 +41,7 @@ impl Owner {
     pub fn start(
         epoch: u64,
         run: Run,
-        now_ms: u64,
+        clocks: Clocks,
         initial: Hash,
         holds_blob: impl Fn(Hash) -> bool,
     ) -> Result<Self, String> {
@@ -68,7 +77,7 @@ impl Owner {
             run,
             fleet,
             base_ms,
-            started_ms: now_ms,
+            started_ms: clocks.monotonic_ms,
             weights,
             merging: None,
             writing: None,
@@ -96,9 +105,9 @@ impl Owner {
         Ok(())
     }
 
-    /// The coordinator's clock at the world's time.
-    pub fn clock(&self, world_ms: u64) -> u64 {
-        self.base_ms + (world_ms - self.started_ms)
+    /// The coordinator's clock.
+    pub fn clock(&self, clocks: Clocks) -> u64 {
+        self.base_ms + (clocks.monotonic_ms - self.started_ms)
     }
 
     /// The world's time at the coordinator's.
@@ -107,10 +116,10 @@ impl Owner {
     }
 
     /// What `worker` should be doing.
-    pub fn plan(&self, worker: WorkerId, world_ms: u64) -> Option<Plan> {
+    pub fn plan(&self, worker: WorkerId, clocks: Clocks) -> Option<Plan> {
         let digest = self.run.digest()?;
         let assignment = self.run.assignment_of(worker).map(|(id, lease)| {
-            let left = lease.deadline_ms.saturating_sub(self.clock(world_ms));
+            let left = lease.deadline_ms.saturating_sub(self.clock(clocks));
             (id, lease.base, lease.block_count(), left)
         });
         let verdicts = self.run.verdicts(worker).rev().take(16).cloned().collect();

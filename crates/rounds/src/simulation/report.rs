@@ -14,6 +14,8 @@ pub type FaultCounts = BTreeMap<&'static str, u64>;
 pub struct RoundRow {
     /// Simulated time since the start.
     pub at_ms: u64,
+    /// What the coordinator's system clock, which steps, said in milliseconds since 1970.
+    pub system_ms: i64,
     /// Which round.
     pub round: u64,
     /// What it made; None if it was abandoned.

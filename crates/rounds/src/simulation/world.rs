@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::invariants::Invariants;
 use super::log::Log;
-use super::owner::Owner;
+use super::owner::{Clocks, Owner};
 use super::report::{Report, RoundRow};
 use super::settings::{Faults, SimulationSettings};
 use super::worker::{Plan, Sent, Worker};
@@ -166,7 +166,7 @@ impl<'a> World<'a> {
                 break;
             } else if self.now_ms > patience {
                 let owner = self.owners.last();
-                let why = owner.map(|o| o.run.explanation(o.clock(self.now_ms), &o.fleet));
+                let why = owner.map(|o| o.run.explanation(o.clock(self.clocks()), &o.fleet));
                 self.broken = Some(format!("no end in sight; the run says: {why:?}"));
             }
         }
@@ -181,6 +181,14 @@ impl<'a> World<'a> {
 
     pub fn faults(&self) -> Option<&'a Faults> {
         self.is_faulty().then_some(&self.settings.faults)
+    }
+
+    pub fn clocks(&self) -> Clocks {
+        const START_MS: i64 = 1_800_000_000_000;
+        Clocks {
+            monotonic_ms: self.now_ms,
+            system_ms: START_MS + self.now_ms as i64 + self.system_clock_off_ms,
+        }
     }
 
     pub fn chance(&mut self, of: impl Fn(&Faults) -> f64) -> bool {

@@ -1,3 +1,8 @@
 //! Facts about rounds.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+mod closing;
+mod forming;
+mod people;
 mod simulated;
+mod story;
+mod updates;

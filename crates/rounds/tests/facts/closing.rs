@@ -1,0 +1,260 @@
+//! When a round ends, and with what.
+
+use opengpu_rounds::{EventKind, Input, Outcome, Phase, RoundSettings, WorkerId, weight};
+
+use crate::story::{Story, hash, revision, settings};
+
+#[test]
+fn a_round_closes_at_once_when_all_have_reported() {
+    let mut story = Story::training(settings(), 3);
+    story.pass(3_000);
+    story.update(1);
+    story.update(2);
+    assert_eq!(story.run.phase(), Phase::Training);
+    assert_eq!(
+        story.explanation(),
+        "round 0 trains for 7.0 s more; 1 update outstanding, 2 of 2 needed for a merge are in"
+    );
+    story.update(3);
+    assert_eq!(story.run.phase(), Phase::Merging);
+    assert_eq!(
+        story.round_reason(),
+        "all assignments of the round are settled; 3 of 2 updates needed are in"
+    );
+}
+
+#[test]
+fn after_the_deadline_updates_are_waited_for_until_the_grace_ends() {
+    let mut story = Story::training(settings(), 3);
+    story.update(1);
+    story.update(2);
+    story.pass(10_000);
+    assert_eq!(story.run.phase(), Phase::Collecting);
+    assert_eq!(
+        story.explanation(),
+        "round 0 waits 4.0 s more for updates; 1 update outstanding, 2 of 2 needed for a merge are in"
+    );
+    story.pass(4_000);
+    assert_eq!(story.run.phase(), Phase::Merging);
+    assert_eq!(
+        story.round_reason(),
+        "the grace ended with 1 update outstanding; 2 of 2 updates needed are in"
+    );
+}
+
+#[test]
+fn an_update_in_the_grace_closes_the_round_if_it_is_the_last() {
+    let mut story = Story::training(settings(), 3);
+    story.update(1);
+    story.update(2);
+    story.pass(11_000);
+    story.update(3);
+    assert_eq!(story.run.pending_merge().unwrap().updates.len(), 3);
+}
+
+#[test]
+fn without_a_quorum_the_round_is_abandoned_and_its_updates_carry_over() {
+    let mut story = Story::training(settings(), 3);
+    let early = story.update(1);
+    story.silence(14_000);
+    assert_eq!(
+        story.round_reason(),
+        "the grace ended with 2 updates outstanding; 1 of 2 updates needed are in"
+    );
+    assert_eq!(story.outcome(early), Some(Outcome::Waiting));
+    story.all_fetch();
+    assert_eq!(story.run.round(), 1);
+    story.update(1);
+    story.update(2);
+    story.update(3);
+    let merged = story.run.pending_merge().unwrap();
+    assert_eq!(merged.updates[0].assignment, early);
+    assert_eq!(merged.updates.len(), 4);
+    assert_eq!(story.merge(), revision(0, 1));
+}
+
+#[test]
+fn a_round_with_nothing_outstanding_and_no_quorum_ends_at_the_deadline() {
+    let mut story = Story::training(settings(), 3);
+    for worker in 1..=3 {
+        let mut input = story.update_of(worker);
+        if let Input::Update {
+            blocks_completed, ..
+        } = &mut input
+        {
+            *blocks_completed = 0;
+        }
+        assert_eq!(story.act(input), Err("nothing_completed"));
+    }
+    assert_eq!(
+        story.run.phase(),
+        Phase::Training,
+        "it must not open round after round"
+    );
+    story.silence(10_000);
+    assert_eq!(
+        story.round_reason(),
+        "the deadline passed and nothing is outstanding; 0 of 2 updates needed are in"
+    );
+}
+
+#[test]
+fn a_round_does_not_wait_for_workers_that_are_not_heard_of() {
+    let mut story = Story::training(settings(), 3);
+    story.pass(1_000);
+    story.update(1);
+    story.update(2);
+    story.silence(5_000);
+    assert_eq!(story.run.phase(), Phase::Training);
+    story.silence(1);
+    assert_eq!(story.run.phase(), Phase::Merging);
+    assert_eq!(
+        story.round_reason(),
+        "only workers not heard of (1) are outstanding; 2 of 2 updates needed are in"
+    );
+}
+
+#[test]
+fn a_restarted_coordinator_does_not_take_everyone_for_silent() {
+    let mut story = Story::training(settings(), 3);
+    story.update(1);
+    story.update(2);
+    story.fleet = opengpu_rounds::fleet_after_restart(&story.run, story.now_ms);
+    story.act(Input::Tick).unwrap();
+    assert_eq!(story.run.phase(), Phase::Training);
+}
+
+#[test]
+fn a_merge_makes_the_next_revision_and_each_update_learns_its_factor() {
+    let mut story = Story::training(settings(), 3);
+    let updates: Vec<_> = (1..=3).map(|worker| story.update(worker)).collect();
+    let done = |factors| Input::MergeDone {
+        round: 0,
+        merge: hash("merge"),
+        merge_bytes: 7,
+        digest: hash("digest"),
+        factors,
+    };
+    assert_eq!(story.act(done(vec![1.0])), Err("wrong_factors"));
+    assert_eq!(
+        story.act(done(vec![1.0, f32::NAN, 1.0])),
+        Err("wrong_factors")
+    );
+    story.act(done(vec![1.0, 0.25, 1.0])).unwrap();
+    let expected = Outcome::Merged {
+        revision: revision(0, 1),
+        factor: 0.25,
+    };
+    assert_eq!(story.outcome(updates[1]), Some(expected));
+    assert_eq!(story.run.digest(), Some(hash("digest")));
+    story.act(done(vec![1.0, 0.25, 1.0])).unwrap();
+    assert_eq!(
+        story.run.revision(),
+        revision(0, 1),
+        "the same merge again changes nothing"
+    );
+    let other = Input::MergeDone {
+        round: 0,
+        merge: hash("other"),
+        merge_bytes: 7,
+        digest: hash("other"),
+        factors: vec![1.0; 3],
+    };
+    assert_eq!(story.act(other), Err("no_such_merge"));
+}
+
+#[test]
+fn an_update_that_arrives_during_a_merge_is_in_the_next_one() {
+    let mut story = Story::training(settings(), 3);
+    story.update(1);
+    story.update(2);
+    story.pass(14_000);
+    assert_eq!(story.run.phase(), Phase::Merging);
+    let late = story.update(3);
+    assert_eq!(story.run.pending_merge().unwrap().updates.len(), 2);
+    story.merge();
+    story.all_fetch();
+    story.update(1);
+    story.update(2);
+    story.update(3);
+    let next = story.run.pending_merge().unwrap();
+    assert_eq!(next.updates[0].assignment, late);
+    assert_eq!(next.updates.len(), 4);
+}
+
+#[test]
+fn a_run_is_finished_after_its_rounds_and_takes_nothing_more() {
+    let mut story = Story::training(
+        RoundSettings {
+            rounds: 2,
+            ..settings()
+        },
+        3,
+    );
+    story.whole_round(3);
+    assert_eq!(story.run.progress(1), 0.5);
+    story.update(1);
+    story.update(2);
+    story.pass(14_000);
+    let owed = story.update_of(3);
+    story.merge();
+    assert_eq!(story.run.phase(), Phase::Finished);
+    assert_eq!(story.explanation(), "finished: all 2 rounds are merged");
+    assert_eq!(story.act(owed), Err("lease_returned"));
+    assert_eq!(story.join(9), Err("run_finished"));
+    assert_eq!(
+        story.run.pending_checkpoint(0),
+        Some(revision(0, 2)),
+        "the last is kept"
+    );
+    story.checkpoint();
+    assert_eq!(story.run.pending_checkpoint(0), None);
+}
+
+#[test]
+fn a_merge_that_fails_stops_the_run_until_a_person_resumes_it() {
+    let mut story = Story::training(settings(), 3);
+    for worker in 1..=3 {
+        story.update(worker);
+    }
+    story
+        .act(Input::MergeFailed {
+            reason: "the disk is full".into(),
+        })
+        .unwrap();
+    assert_eq!(story.run.phase(), Phase::Failed);
+    assert_eq!(
+        story.explanation(),
+        "failed: the merge of 3 updates of round 0 failed: the disk is full; resume it to try again, or roll it back"
+    );
+    assert_eq!(story.run.pending_merge(), None);
+    story.act(Input::Resume).unwrap();
+    assert_eq!(story.run.phase(), Phase::Merging);
+    assert_eq!(story.merge(), revision(0, 1));
+}
+
+#[test]
+fn an_update_weighs_its_tokens_squared_over_its_steps() {
+    let mut story = Story::training(settings(), 3);
+    story.update(1);
+    let pending = story.run.waiting_updates().next().unwrap();
+    assert_eq!((pending.tokens, pending.blocks), (1000, 10));
+    assert_eq!(weight(&pending), 1000.0 * 1000.0 / 10.0);
+}
+
+#[test]
+fn the_round_summary_counts_what_happened_in_it() {
+    let mut story = Story::training(settings(), 3);
+    story.update(1);
+    story.update(2);
+    story.pass(14_000);
+    story.merge();
+    let round = story.run.rounds().next().unwrap().clone();
+    assert_eq!((round.assigned, round.merged, round.tokens), (3, 2, 2000));
+    assert_eq!((round.upload_bytes, round.merge_bytes), (20, 7));
+    assert_eq!(round.revision, Some(revision(0, 1)));
+    assert_eq!(story.run.totals().download_bytes, 21);
+    let closed = story.count(|kind| matches!(kind, EventKind::RoundClosed { .. }));
+    assert_eq!(closed, 1);
+    assert_eq!(story.run.member(WorkerId(1)).unwrap().credited_tokens, 1000);
+}
