@@ -1,1 +1,34 @@
+//! The built-in training application: a Llama decoder on Burn, trained with AdamW over the
+//! blocks of an assignment, spoken to over JSON lines.
+//!
+//! It reads and writes only the files that a request names, opens no connection and knows
+//! nothing of rounds, updates or the coordinator.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod adamw;
+mod error;
+mod evaluate;
+mod export;
+mod flat;
+mod import;
+mod initialise;
+mod kernels;
+mod model;
+mod ops;
+mod sample;
+mod serve;
+mod session;
+mod tokens;
+mod train;
+
+pub use error::{Result, TrainerError};
+pub use evaluate::{Evaluated, evaluate};
+pub use model::{Form, Llama};
+pub use serve::{run, serve};
+pub use tokens::{Blocks, Pair, Tokens};
+pub use train::{InnerLoop, Progress, Signals, Trained};
+
+/// Fresh flat weights of a model, decided by a seed.
+pub fn fresh_weights(model: &opengpu_trainer_protocol::ModelConfig, seed: u64) -> Vec<f32> {
+    initialise::weights(model, seed)
+}

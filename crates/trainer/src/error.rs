@@ -1,0 +1,50 @@
+//! Why a request failed, for the program that sent it and for a person.
+
+use std::path::{Path, PathBuf};
+
+use opengpu_trainer_protocol::ErrorCode;
+
+/// A failed request; the trainer goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainerError {
+    /// The request asks for something that can't be done with what was loaded.
+    #[error("{0}")]
+    BadRequest(String),
+    /// A file is missing, too short or not what it should be.
+    #[error("{}: {problem}", .path.display())]
+    BadFile {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it and what mends it.
+        problem: String,
+    },
+    /// Numbers have left the range of float32.
+    #[error("{0}")]
+    NotFinite(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Shorthand of this crate.
+pub type Result<T> = std::result::Result<T, TrainerError>;
+
+impl TrainerError {
+    /// A complaint about a file.
+    pub fn file(path: &Path, problem: impl ToString) -> Self {
+        Self::BadFile {
+            path: path.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+
+    /// The reply's code.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::BadRequest(_) => ErrorCode::BadRequest,
+            Self::BadFile { .. } => ErrorCode::BadFile,
+            Self::NotFinite(_) => ErrorCode::NotFinite,
+            Self::Failed(_) => ErrorCode::Failed,
+        }
+    }
+}

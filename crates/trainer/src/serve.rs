@@ -1,0 +1,219 @@
+//! The process: requests in, replies out, one JSON object a line.
+//!
+//! A thread of its own reads, so that `finish` and `stop` are seen while another request is
+//! being worked on, and so that the process ends with its parent: when the input closes,
+//! work in progress is given up.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use anyhow::Context;
+use opengpu_trainer_protocol::{ErrorCode, Reply, ReplyBody, Request, RequestBody};
+
+use crate::error::TrainerError;
+use crate::session::Session;
+use crate::train::Signals;
+
+/// Longest line that is read; a request names files rather than holding their contents.
+const MOST_LINE_BYTES: u64 = 16 << 20;
+
+/// Requests that may wait.
+const MOST_WAITING: usize = 64;
+
+/// How long work in progress may take to notice that the input has closed.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The trainer process on its standard streams; returns when told to stop or when the
+/// input closes. Threads: the environment variable `OPENGPU_THREADS`, or one per core.
+pub fn run() -> anyhow::Result<()> {
+    let threads = match std::env::var("OPENGPU_THREADS") {
+        Ok(text) => text
+            .parse::<usize>()
+            .ok()
+            .filter(|threads| *threads > 0)
+            .with_context(|| {
+                format!("OPENGPU_THREADS is `{text}`; it must be a whole number of at least 1")
+            })?,
+        Err(_) => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    // The last resort against an orphan that is deep in a long computation.
+    let on_close = || {
+        std::thread::sleep(LAST_WORDS);
+        std::process::exit(0);
+    };
+    serve_with(std::io::stdin(), std::io::stdout(), threads, on_close)
+}
+
+/// The same on any pair of streams and any number of threads.
+pub fn serve(
+    input: impl Read + Send + 'static,
+    output: impl Write + Send,
+    threads: usize,
+) -> anyhow::Result<()> {
+    serve_with(input, output, threads, || {})
+}
+
+fn serve_with(
+    input: impl Read + Send + 'static,
+    output: impl Write + Send,
+    threads: usize,
+    on_close: impl FnOnce() + Send + 'static,
+) -> anyhow::Result<()> {
+    // Working inside the pool keeps all of the work on its threads: with one thread,
+    // nothing ever waits for another to wake up.
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|index| format!("trainer-{index}"))
+        .build()
+        .context("The trainer's threads could not be started.")?;
+    let signals = Arc::new(Signals::default());
+    let (sender, receiver) = sync_channel(MOST_WAITING);
+    let reader_signals = Arc::clone(&signals);
+    std::thread::Builder::new()
+        .name("requests".into())
+        .spawn(move || {
+            read_requests(input, &sender, &reader_signals);
+            drop(sender);
+            on_close();
+        })
+        .context("The thread that reads requests could not be started.")?;
+    pool.install(move || answer(receiver, output, &signals))
+}
+
+/// A line of input, parsed.
+enum Line {
+    Request(Box<Request>),
+    Bad { id: u64, message: String },
+}
+
+fn read_requests(input: impl Read, sender: &SyncSender<Line>, signals: &Signals) {
+    let mut input = BufReader::new(input);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = (&mut input)
+            .take(MOST_LINE_BYTES)
+            .read_until(b'\n', &mut line);
+        if !matches!(read, Ok(1..)) {
+            break;
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let request = match serde_json::from_slice::<Request>(&line) {
+            Ok(request) => request,
+            Err(error) => {
+                let bad = Line::Bad {
+                    id: id_of(&line),
+                    message: error.to_string(),
+                };
+                if sender.send(bad).is_err() {
+                    break;
+                }
+                continue;
+            }
+        };
+        match request.body {
+            RequestBody::Finish => {
+                signals.finish.store(true, Ordering::Relaxed);
+                continue;
+            }
+            RequestBody::Stop => break,
+            // A `finish` counts for the assignment that was sent before it.
+            RequestBody::Train(_) => signals.finish.store(false, Ordering::Relaxed),
+            _ => {}
+        }
+        if sender.send(Line::Request(Box::new(request))).is_err() {
+            break;
+        }
+    }
+    signals.stop.store(true, Ordering::Relaxed);
+}
+
+/// The id of a line that is no request, so that its sender learns which one it was.
+fn id_of(line: &[u8]) -> u64 {
+    serde_json::from_slice::<serde_json::Value>(line)
+        .ok()
+        .and_then(|value| value.get("id")?.as_u64())
+        .unwrap_or(0)
+}
+
+fn answer(
+    receiver: Receiver<Line>,
+    mut output: impl Write,
+    signals: &Signals,
+) -> anyhow::Result<()> {
+    let mut session = Session::default();
+    for line in receiver {
+        if signals.stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (id, body) = match line {
+            Line::Bad { id, message } => {
+                let message = format!("The line is no request: {message}");
+                (
+                    id,
+                    ReplyBody::Error {
+                        code: ErrorCode::BadRequest,
+                        message,
+                    },
+                )
+            }
+            Line::Request(request) => {
+                let id = request.id;
+                let mut lost = None;
+                let mut progress = |body| {
+                    if let Err(error) = send(&mut output, id, body) {
+                        lost = Some(error);
+                        signals.stop.store(true, Ordering::Relaxed);
+                    }
+                };
+                let result = catch_unwind(AssertUnwindSafe(|| {
+                    session.handle(request.body, signals, &mut progress)
+                }));
+                if let Some(error) = lost {
+                    return Err(error);
+                }
+                (
+                    id,
+                    result.map_or_else(|panic| panicked(&mut session, &panic), into_reply),
+                )
+            }
+        };
+        send(&mut output, id, body)?;
+    }
+    Ok(())
+}
+
+fn into_reply(result: Result<ReplyBody, TrainerError>) -> ReplyBody {
+    result.unwrap_or_else(|error| ReplyBody::Error {
+        code: error.code(),
+        message: error.to_string(),
+    })
+}
+
+/// A bug ends a request, not the process; what was loaded can't be trusted any more.
+fn panicked(session: &mut Session, panic: &Box<dyn std::any::Any + Send>) -> ReplyBody {
+    *session = Session::default();
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    ReplyBody::Error {
+        code: ErrorCode::Failed,
+        message: format!("The trainer failed unexpectedly ({text}); load the model again."),
+    }
+}
+
+fn send(output: &mut impl Write, id: u64, body: ReplyBody) -> anyhow::Result<()> {
+    let mut line = serde_json::to_vec(&Reply { id, body })?;
+    line.push(b'\n');
+    output
+        .write_all(&line)
+        .and_then(|()| output.flush())
+        .context("Nobody reads the replies.")
+}

@@ -1,0 +1,353 @@
+//! What the requests do: one session per process, with at most one model loaded.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use opengpu_trainer_protocol::{
+    InnerSettings, ModelConfig, ReplyBody, RequestBody, TokenFiles, TrainRequest, VERSION,
+};
+
+use crate::error::{Result, TrainerError};
+use crate::tokens::{Pair, Tokens};
+use crate::train::{InnerLoop, Progress, Signals};
+use crate::{evaluate, export, flat, import, initialise, sample};
+
+/// How long a calibration goes on after its first step.
+const CALIBRATION: Duration = Duration::from_millis(400);
+
+/// Weights of the largest model that a request may ask for (4 TB of float32).
+const MOST_PARAMETERS: usize = 1 << 40;
+
+/// The state between requests.
+#[derive(Default)]
+pub struct Session {
+    loaded: Option<Loaded>,
+}
+
+struct Loaded {
+    model: ModelConfig,
+    weights: PathBuf,
+    tokens: Option<Tokens>,
+    inner: InnerSettings,
+    /// Made by the first assignment, so that evaluating needs no memory for moments.
+    training: Option<InnerLoop>,
+}
+
+impl Session {
+    /// Carries out one request; `reply` takes progress.
+    pub fn handle(
+        &mut self,
+        body: RequestBody,
+        signals: &Signals,
+        reply: &mut dyn FnMut(ReplyBody),
+    ) -> Result<ReplyBody> {
+        match body {
+            RequestBody::Hello { version } => hello(version),
+            RequestBody::Load {
+                model,
+                weights,
+                tokens,
+                inner,
+            } => self.load(model, weights, tokens, inner),
+            RequestBody::Calibrate { block_sequences } => self.calibrate(block_sequences),
+            RequestBody::Train(request) => self.train(&request, signals, reply),
+            RequestBody::Evaluate {
+                tokens,
+                max_windows,
+            } => self.evaluate(&tokens, max_windows, signals, reply),
+            RequestBody::Sample {
+                tokenizer,
+                prompt,
+                max_tokens,
+                temperature,
+                seed,
+            } => {
+                let loaded = self.loaded()?;
+                let tokenizer = sample::read_tokenizer(&tokenizer, &loaded.model)?;
+                let weights = flat::read(&loaded.weights, &loaded.model)?;
+                let prompt = prompt.as_str();
+                let sampling = sample::Sampling {
+                    prompt,
+                    max_tokens,
+                    temperature,
+                    seed,
+                };
+                let mut pace = Pace::new();
+                let mut report = |done| {
+                    pace.tell(reply, || (done, max_tokens as u64, 0.0));
+                };
+                let model = &loaded.model;
+                let text =
+                    sample::sample(model, &weights, &tokenizer, &sampling, signals, &mut report)?;
+                Ok(ReplyBody::Sampled { text })
+            }
+            RequestBody::Initialise { model, seed, out } => {
+                check_model(&model)?;
+                flat::write(&out, &initialise::weights(&model, seed))?;
+                Ok(ReplyBody::Written {
+                    model,
+                    files: vec![out],
+                })
+            }
+            RequestBody::Export {
+                model,
+                weights,
+                tokenizer,
+                out,
+                max_file_bytes,
+            } => {
+                check_model(&model)?;
+                let weights = flat::read(&weights, &model)?;
+                let files =
+                    export::write(&model, &weights, tokenizer.as_deref(), &out, max_file_bytes)?;
+                Ok(ReplyBody::Written { model, files })
+            }
+            RequestBody::Import { folder, out } => {
+                let model = import::convert(&folder, &out)?;
+                Ok(ReplyBody::Written {
+                    model,
+                    files: vec![out],
+                })
+            }
+            // Both act in the reading thread, see `serve`.
+            RequestBody::Finish | RequestBody::Stop => Err(TrainerError::BadRequest(
+                "This request is answered elsewhere.".into(),
+            )),
+        }
+    }
+
+    fn load(
+        &mut self,
+        model: ModelConfig,
+        weights: PathBuf,
+        tokens: Option<TokenFiles>,
+        inner: InnerSettings,
+    ) -> Result<ReplyBody> {
+        self.loaded = None;
+        check_model(&model)?;
+        if inner.batch_sequences == 0 {
+            return Err(TrainerError::BadRequest(
+                "batch_sequences is 0; it must be at least 1".into(),
+            ));
+        }
+        let tokens = tokens
+            .map(|files| Tokens::open(&files, model.vocab_size))
+            .transpose()?;
+        let parameters = model.parameters() as u64;
+        self.loaded = Some(Loaded {
+            model,
+            weights,
+            tokens,
+            inner,
+            training: None,
+        });
+        Ok(ReplyBody::Loaded { parameters })
+    }
+
+    fn loaded(&mut self) -> Result<&mut Loaded> {
+        self.loaded
+            .as_mut()
+            .ok_or_else(|| TrainerError::BadRequest("Nothing is loaded; send `load` first.".into()))
+    }
+
+    fn calibrate(&mut self, block_sequences: usize) -> Result<ReplyBody> {
+        let Loaded {
+            model,
+            weights,
+            tokens,
+            inner,
+            ..
+        } = self.loaded()?;
+        let tokens = tokens.as_mut().ok_or_else(no_tokens)?;
+        let length = model.max_position_embeddings;
+        let available = tokens.sequences(length);
+        if available == 0 {
+            return Err(TrainerError::BadRequest(format!(
+                "{} tokens hold no sequence of {length} tokens",
+                tokens.count()
+            )));
+        }
+        if block_sequences == 0 {
+            return Err(TrainerError::BadRequest("block_sequences is 0.".into()));
+        }
+        let mut weights = flat::read(weights, model)?;
+        // A loop of its own, so that the real moments stay as they are.
+        let mut training = InnerLoop::new(model, inner);
+        let mut batch = Pair::default();
+        for sequence in 0..inner.batch_sequences as u64 {
+            tokens.sequence(sequence % available, length, &mut batch)?;
+        }
+        training.step(&mut weights, &batch, 0.0)?;
+        let start = Instant::now();
+        let mut done = 0;
+        while done == 0 || start.elapsed() < CALIBRATION {
+            training.step(&mut weights, &batch, 0.0)?;
+            done += batch.inputs.len();
+        }
+        let tokens_per_second = done as f64 / start.elapsed().as_secs_f64();
+        let blocks_per_second = tokens_per_second / (block_sequences * length) as f64;
+        Ok(ReplyBody::Calibrated {
+            blocks_per_second,
+            tokens_per_second,
+        })
+    }
+
+    fn train(
+        &mut self,
+        request: &TrainRequest,
+        signals: &Signals,
+        reply: &mut dyn FnMut(ReplyBody),
+    ) -> Result<ReplyBody> {
+        let Loaded {
+            model,
+            weights,
+            tokens,
+            inner,
+            training,
+        } = self.loaded()?;
+        let tokens = tokens.as_mut().ok_or_else(no_tokens)?;
+        let mut weights = flat::read(weights, model)?;
+        let training = training.get_or_insert_with(|| InnerLoop::new(model, inner));
+        let mut report = |Progress {
+                              done,
+                              of,
+                              loss,
+                              tokens_per_second,
+                          }| {
+            reply(ReplyBody::Progress {
+                done,
+                of,
+                loss,
+                tokens_per_second,
+            });
+        };
+        let trained = training.train(&mut weights, tokens, request, signals, &mut report)?;
+        flat::write(&request.out, &weights)?;
+        Ok(ReplyBody::Trained {
+            blocks_completed: trained.blocks,
+            steps: trained.steps,
+            tokens: trained.tokens,
+            loss: trained.loss,
+            seconds: trained.seconds,
+        })
+    }
+
+    fn evaluate(
+        &mut self,
+        files: &TokenFiles,
+        max_windows: Option<usize>,
+        signals: &Signals,
+        reply: &mut dyn FnMut(ReplyBody),
+    ) -> Result<ReplyBody> {
+        let loaded = self.loaded()?;
+        let mut tokens = Tokens::open(files, loaded.model.vocab_size)?;
+        let weights = flat::read(&loaded.weights, &loaded.model)?;
+        let mut pace = Pace::new();
+        let mut report = |done, of, loss| pace.tell(reply, || (done, of, loss));
+        let model = &loaded.model;
+        let result = evaluate::evaluate(
+            model,
+            &weights,
+            &mut tokens,
+            max_windows,
+            signals,
+            &mut report,
+        )?;
+        let known = result.whole && files.text_bytes > 0;
+        let bits = result.nats / std::f64::consts::LN_2 / files.text_bytes.max(1) as f64;
+        Ok(ReplyBody::Evaluated {
+            nats_per_token: result.nats_per_token,
+            bits_per_byte: known.then_some(bits),
+            tokens: result.tokens,
+        })
+    }
+}
+
+/// Lets a progress reply through about twice a second.
+struct Pace {
+    last: Instant,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            last: Instant::now(),
+        }
+    }
+    fn tell(
+        &mut self,
+        reply: &mut dyn FnMut(ReplyBody),
+        figures: impl FnOnce() -> (u64, u64, f64),
+    ) {
+        if self.last.elapsed() >= Duration::from_millis(500) {
+            self.last = Instant::now();
+            let (done, of, loss) = figures();
+            reply(ReplyBody::Progress {
+                done,
+                of,
+                loss,
+                tokens_per_second: 0.0,
+            });
+        }
+    }
+}
+
+fn hello(version: u32) -> Result<ReplyBody> {
+    if version != VERSION {
+        return Err(TrainerError::BadRequest(format!(
+            "This trainer speaks version {VERSION} of the trainer protocol, the caller {version}; \
+             use an agent and a trainer of the same release."
+        )));
+    }
+    let threads = rayon::current_num_threads();
+    let package = env!("CARGO_PKG_VERSION");
+    Ok(ReplyBody::Hello {
+        version: VERSION,
+        trainer: format!("burn-flex {package}"),
+        device: format!(
+            "CPU ({threads} thread{})",
+            if threads == 1 { "" } else { "s" }
+        ),
+        numerics_class: format!(
+            "burn-flex {package} {} {} {threads}",
+            std::env::consts::ARCH,
+            vector_class()
+        ),
+    })
+}
+
+/// The instruction set that decides how matrix products round.
+fn vector_class() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("fma") {
+            return "fma";
+        }
+    }
+    "base"
+}
+
+fn no_tokens() -> TrainerError {
+    TrainerError::BadRequest("No training tokens are loaded; name them in `load`.".into())
+}
+
+pub fn check_model(model: &ModelConfig) -> Result<()> {
+    model.check().map_err(TrainerError::BadRequest)?;
+    // Checked before anything is computed from the sizes, so that no product overflows.
+    let sizes = [
+        model.vocab_size,
+        model.hidden_size,
+        model.intermediate_size,
+        model.num_hidden_layers,
+        model.max_position_embeddings,
+    ];
+    let rough = sizes[1]
+        .checked_mul(sizes[0].max(sizes[2]).max(sizes[1]))
+        .and_then(|size| size.checked_mul(8 * (sizes[3] + 2)));
+    match rough {
+        Some(rough) if rough <= MOST_PARAMETERS && sizes[4] <= 1 << 24 => Ok(()),
+        _ => Err(TrainerError::BadRequest(
+            "The model is larger than this trainer can hold (2^40 weights, 2^24 positions).".into(),
+        )),
+    }
+}

@@ -1,0 +1,8 @@
+//! The trainer through its protocol, and its arithmetic against references.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+mod assignments;
+mod errors;
+mod operations;

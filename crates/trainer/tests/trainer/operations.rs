@@ -1,0 +1,180 @@
+//! The fused operations against the same in plain Burn operations, and both against finite
+//! differences.
+
+use burn::tensor::Device;
+use opengpu_trainer::{Form, Llama, fresh_weights};
+use opengpu_trainer_protocol::ModelConfig;
+
+fn configs() -> Vec<(ModelConfig, usize)> {
+    let model = ModelConfig {
+        vocab_size: 61,
+        hidden_size: 24,
+        intermediate_size: 40,
+        num_hidden_layers: 2,
+        num_attention_heads: 6,
+        num_key_value_heads: 2,
+        max_position_embeddings: 12,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings: true,
+    };
+    let untied = ModelConfig {
+        tie_word_embeddings: false,
+        num_key_value_heads: 6,
+        num_attention_heads: 6,
+        ..model.clone()
+    };
+    // Longer than one block of queries, and no multiple of it.
+    let long = ModelConfig {
+        max_position_embeddings: 150,
+        num_key_value_heads: 1,
+        ..model.clone()
+    };
+    let ones = ModelConfig {
+        vocab_size: 3,
+        hidden_size: 2,
+        intermediate_size: 1,
+        num_attention_heads: 1,
+        num_key_value_heads: 1,
+        num_hidden_layers: 1,
+        max_position_embeddings: 3,
+        ..model.clone()
+    };
+    vec![(model, 12), (untied, 12), (long, 150), (ones, 3)]
+}
+
+/// Weights large enough that every part of the model matters.
+fn weights(model: &ModelConfig, seed: u64) -> Vec<f32> {
+    let mut weights = fresh_weights(model, seed);
+    let mut start = 0;
+    for tensor in model.tensors() {
+        for (place, weight) in weights[start..start + tensor.len()].iter_mut().enumerate() {
+            match tensor.shape.len() {
+                1 => *weight += (place as f32).sin() * 0.3,
+                _ => *weight *= 10.0,
+            }
+        }
+        start += tensor.len();
+    }
+    weights
+}
+
+fn tokens(model: &ModelConfig, count: usize, seed: usize) -> Vec<u32> {
+    (0..count)
+        .map(|i| ((i * i * 31 + seed + i / 3) % model.vocab_size) as u32)
+        .collect()
+}
+
+#[test]
+fn fused_operations_equal_plain_ones_in_loss_logits_and_every_gradient() {
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            for (seed, (model, length)) in configs().into_iter().enumerate() {
+                compare(&model, length, seed as u64);
+            }
+        });
+    }
+}
+
+fn compare(model: &ModelConfig, length: usize, seed: u64) {
+    let weights = weights(model, seed);
+    let (inputs, targets) = (tokens(model, 3 * length, 5), tokens(model, 3 * length, 11));
+    let run = |form| {
+        let device = Device::flex().autodiff();
+        let llama = Llama::new(model, &weights, &device, form);
+        let mut gradient = vec![f32::NAN; weights.len()];
+        let loss = llama.loss_and_gradient(&inputs, &targets, length, &mut gradient);
+        let logits = llama.logits(&inputs[..length], length.min(5));
+        let losses = llama.token_losses(&inputs, &targets, length);
+        (loss, gradient, logits, losses)
+    };
+    let (fused, plain) = (run(Form::Fused), run(Form::Plain));
+    let what = format!("{model:?}");
+    assert!(
+        (fused.0 - plain.0).abs() < 2e-6 * plain.0.abs().max(1.0),
+        "{} {} {what}",
+        fused.0,
+        plain.0
+    );
+    assert_close(&fused.2, &plain.2, 1e-5, &format!("logits, {what}"));
+    assert_close(&fused.3, &plain.3, 1e-5, &format!("token losses, {what}"));
+    let mean = fused.3.iter().sum::<f32>() / fused.3.len() as f32;
+    assert!((mean - fused.0).abs() < 1e-4);
+    let mut start = 0;
+    for tensor in model.tensors() {
+        let range = start..start + tensor.len();
+        start = range.end;
+        let name = format!("gradient of {}, {what}", tensor.name);
+        assert_close(&fused.1[range.clone()], &plain.1[range], 3e-5, &name);
+    }
+}
+
+/// Each difference is at most `tolerance` of the largest number.
+fn assert_close(got: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let largest = expected
+        .iter()
+        .fold(1e-6f32, |most, number| most.max(number.abs()));
+    for (place, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let error = (got - expected).abs();
+        assert!(
+            error <= tolerance * largest,
+            "{what}: number {place} is {got}, not {expected}"
+        );
+    }
+}
+
+/// The derivative of the loss along a direction, from two losses.
+#[test]
+fn gradients_equal_finite_differences_along_every_tensor() {
+    for (seed, (model, length)) in configs().into_iter().enumerate() {
+        let weights = weights(&model, seed as u64 + 9);
+        let (inputs, targets) = (tokens(&model, 2 * length, 3), tokens(&model, 2 * length, 8));
+        let device = Device::flex();
+        let loss = |weights: &[f32]| -> f64 {
+            let llama = Llama::new(&model, weights, &device, Form::Fused);
+            let losses = llama.token_losses(&inputs, &targets, length);
+            losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64
+        };
+        let mut gradient = vec![0.0; weights.len()];
+        Llama::new(&model, &weights, &device.clone().autodiff(), Form::Fused).loss_and_gradient(
+            &inputs,
+            &targets,
+            length,
+            &mut gradient,
+        );
+        let mut start = 0;
+        for tensor in model.tensors() {
+            let range = start..start + tensor.len();
+            start = range.end;
+            // Along the gradient itself the derivative is its norm.
+            let here = &gradient[range.clone()];
+            let norm = here
+                .iter()
+                .map(|&g| f64::from(g).powi(2))
+                .sum::<f64>()
+                .sqrt();
+            if norm < 1e-4 {
+                continue;
+            }
+            let step = 4e-3;
+            let moved = |sign: f64| {
+                let mut weights = weights.clone();
+                for (weight, &g) in weights[range.clone()].iter_mut().zip(here) {
+                    *weight += (sign * step * f64::from(g) / norm) as f32;
+                }
+                loss(&weights)
+            };
+            let slope = (moved(1.0) - moved(-1.0)) / (2.0 * step);
+            assert!(
+                (slope - norm).abs() < 0.01 * norm + 2e-4,
+                "{} of {model:?}: slope {slope}, gradient {norm}",
+                tensor.name
+            );
+        }
+    }
+}
