@@ -99,6 +99,7 @@
     if (!points || points.x.length === 0) return;
     chart?.destroy();
     place.replaceChildren();
+    place.classList.remove("blank");
     chart = new uPlot(options(), columns(), place);
     place.setAttribute("role", "img");
     place.setAttribute("aria-labelledby", "curve-title");

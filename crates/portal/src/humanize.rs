@@ -20,18 +20,21 @@ pub fn count(count: u64) -> String {
     format!("{value}{prefix}")
 }
 
-/// `34.2k tok/s`.
-pub fn token_rate(rate: f64) -> String {
+/// `34.2k`, of something a second.
+pub fn rate(rate: f64) -> String {
     if !rate.is_finite() || rate <= 0.0 {
         return "–".into();
     }
-    let number = if rate < 1000.0 {
-        significant(rate)
-    } else {
-        let (value, prefix) = scaled(rate);
-        format!("{value}{prefix}")
-    };
-    format!("{number}{SPACE}tok/s")
+    let (value, prefix) = scaled(rate);
+    format!("{value}{prefix}")
+}
+
+/// `34.2k tok/s`.
+pub fn token_rate(tokens_per_second: f64) -> String {
+    match rate(tokens_per_second) {
+        none if none == "–" => none,
+        rate => format!("{rate}{SPACE}tok/s"),
+    }
 }
 
 /// Three significant digits at most: `0.0312`, `3.14`, `220`.

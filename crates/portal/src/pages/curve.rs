@@ -126,6 +126,13 @@ impl Curve {
     }
 }
 
+impl Curve {
+    /// Whether there is nothing to draw yet.
+    pub fn is_blank(&self) -> bool {
+        self.training.is_empty() && self.held_out.is_empty()
+    }
+}
+
 /// The curve as a sentence.
 pub fn words(points: &Points) -> String {
     let ends = |column: &[Option<f64>]| {

@@ -1,7 +1,9 @@
 //! Where a run stands: phase, progress and the numbers that matter.
 
+use std::collections::BTreeSet;
+
 use askama::Template;
-use opengpu_protocol::wire::{Evaluation, RoundView, RunView};
+use opengpu_protocol::wire::{Activity, Evaluation, RoundView, RunView, WorkerView};
 
 use crate::humanize;
 
@@ -36,8 +38,8 @@ pub struct Tile {
     pub label: &'static str,
     /// The number.
     pub value: String,
-    /// Its unit, if the value does not carry it.
-    pub unit: &'static str,
+    /// Its unit.
+    pub unit: String,
     /// A line below.
     pub note: String,
 }
@@ -123,7 +125,7 @@ fn training_loss(view: &RunView) -> Tile {
     Tile {
         label: "Training loss",
         value: latest.map_or("–".into(), humanize::loss),
-        unit: "nats/token",
+        unit: "nats/token".into(),
         note,
     }
 }
@@ -166,7 +168,7 @@ fn held_out(view: &RunView) -> Tile {
     Tile {
         label: "Held-out text",
         value,
-        unit: "bits/byte",
+        unit: "bits/byte".into(),
         note,
     }
 }
@@ -182,19 +184,18 @@ fn tokens(view: &RunView) -> Tile {
         )
     };
     Tile {
-        label: "Tokens trained",
+        label: "Trained on",
         value: humanize::count(view.tokens),
-        unit: "",
+        unit: "tokens".into(),
         note,
     }
 }
 
 fn speed(view: &RunView) -> Tile {
-    let value = humanize::token_rate(view.tokens_per_second);
     Tile {
         label: "Speed",
-        value,
-        unit: "",
+        value: humanize::rate(view.tokens_per_second),
+        unit: "tokens/s".into(),
         note: "over the last rounds".into(),
     }
 }
@@ -219,7 +220,7 @@ fn upload(view: &RunView) -> Tile {
     Tile {
         label: "Upload",
         value: value.unwrap_or("–".into()),
-        unit: "B/parameter/round",
+        unit: "B/parameter/round".into(),
         note: format!("{} from all nodes", humanize::bytes(view.upload_bytes)),
     }
 }
@@ -234,24 +235,31 @@ fn download(view: &RunView) -> Tile {
     Tile {
         label: "Download",
         value: value.unwrap_or("–".into()),
-        unit: "B/parameter/round",
+        unit: "B/parameter/round".into(),
         note: format!("{} to all nodes", humanize::bytes(view.download_bytes)),
     }
 }
 
 fn workers(view: &RunView) -> Tile {
-    let nodes: std::collections::BTreeSet<_> =
-        view.workers.iter().map(|worker| worker.node).collect();
-    let note = match nodes.len() {
-        0 => "waiting for the first".into(),
-        1 => "on 1 node".into(),
-        nodes => format!("on {nodes} nodes"),
+    let nodes: BTreeSet<_> = view.workers.iter().map(|worker| worker.node).collect();
+    let is_training = |worker: &&WorkerView| {
+        matches!(worker.activity, Some(Activity::Training { .. }))
+            && worker.silent_ms <= view.spec.round.silence_ms
     };
+    let training = view.workers.iter().filter(is_training).count();
     Tile {
         label: "Workers",
         value: view.workers.len().to_string(),
-        unit: "",
-        note,
+        unit: if nodes.len() == 1 {
+            "on 1 node".into()
+        } else {
+            format!("on {} nodes", nodes.len())
+        },
+        note: if view.workers.is_empty() {
+            "waiting for the first".into()
+        } else {
+            format!("{training} training now")
+        },
     }
 }
 
