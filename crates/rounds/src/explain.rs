@@ -92,7 +92,7 @@ impl Run {
             ),
         };
         format!(
-            "round {} {doing}; {missing} outstanding, {waiting} of {quorum} needed for a merge are in",
+            "round {} {doing}; {missing} outstanding, {waiting} in, {quorum} needed for a merge",
             open.round
         )
     }

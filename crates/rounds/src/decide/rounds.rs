@@ -135,7 +135,7 @@ impl Deciding<'_> {
         let silent = outstanding.iter();
         let silent = silent.filter(|worker| run.is_silent(**worker, self.now_ms, self.fleet));
         let silent = silent.count();
-        let in_numbers = format!("{waiting} of {quorum} updates needed are in");
+        let in_numbers = format!("{} in, {quorum} needed", count(waiting, "update"));
         if silent == outstanding.len() && waiting >= quorum {
             self.close_round(&match silent {
                 0 => format!("all assignments of the round are settled; {in_numbers}"),

@@ -13,13 +13,13 @@ fn a_round_closes_at_once_when_all_have_reported() {
     assert_eq!(story.run.phase(), Phase::Training);
     assert_eq!(
         story.explanation(),
-        "round 0 trains for 7.0 s more; 1 update outstanding, 2 of 2 needed for a merge are in"
+        "round 0 trains for 7.0 s more; 1 update outstanding, 2 in, 2 needed for a merge"
     );
     story.update(3);
     assert_eq!(story.run.phase(), Phase::Merging);
     assert_eq!(
         story.round_reason(),
-        "all assignments of the round are settled; 3 of 2 updates needed are in"
+        "all assignments of the round are settled; 3 updates in, 2 needed"
     );
 }
 
@@ -32,13 +32,13 @@ fn after_the_deadline_updates_are_waited_for_until_the_grace_ends() {
     assert_eq!(story.run.phase(), Phase::Collecting);
     assert_eq!(
         story.explanation(),
-        "round 0 waits 4.0 s more for updates; 1 update outstanding, 2 of 2 needed for a merge are in"
+        "round 0 waits 4.0 s more for updates; 1 update outstanding, 2 in, 2 needed for a merge"
     );
     story.pass(4_000);
     assert_eq!(story.run.phase(), Phase::Merging);
     assert_eq!(
         story.round_reason(),
-        "the grace ended with 1 update outstanding; 2 of 2 updates needed are in"
+        "the grace ended with 1 update outstanding; 2 updates in, 2 needed"
     );
 }
 
@@ -59,7 +59,7 @@ fn without_a_quorum_the_round_is_abandoned_and_its_updates_carry_over() {
     story.silence(14_000);
     assert_eq!(
         story.round_reason(),
-        "the grace ended with 2 updates outstanding; 1 of 2 updates needed are in"
+        "the grace ended with 2 updates outstanding; 1 update in, 2 needed"
     );
     assert_eq!(story.outcome(early), Some(Outcome::Waiting));
     story.all_fetch();
@@ -94,7 +94,7 @@ fn a_round_with_nothing_outstanding_and_no_quorum_ends_at_the_deadline() {
     story.silence(10_000);
     assert_eq!(
         story.round_reason(),
-        "the deadline passed and nothing is outstanding; 0 of 2 updates needed are in"
+        "the deadline passed and nothing is outstanding; 0 updates in, 2 needed"
     );
 }
 
@@ -110,7 +110,7 @@ fn a_round_does_not_wait_for_workers_that_are_not_heard_of() {
     assert_eq!(story.run.phase(), Phase::Merging);
     assert_eq!(
         story.round_reason(),
-        "only workers not heard of (1) are outstanding; 2 of 2 updates needed are in"
+        "only workers not heard of (1) are outstanding; 2 updates in, 2 needed"
     );
 }
 

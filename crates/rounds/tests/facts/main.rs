@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 mod closing;
 mod forming;
+mod golden;
 mod people;
+mod properties;
 mod simulated;
 mod story;
 mod updates;

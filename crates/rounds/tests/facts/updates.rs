@@ -274,3 +274,26 @@ fn verdicts_are_kept_for_the_last_64_assignments_of_a_worker() {
     assert_eq!(story.run.verdicts(WorkerId(1)).count(), 64);
     assert_eq!(story.outcome(AssignmentId(0)), None);
 }
+
+#[test]
+fn the_state_does_not_grow_with_the_rounds() {
+    let mut story = Story::training(
+        RoundSettings {
+            rounds: 10_000,
+            ..settings()
+        },
+        3,
+    );
+    let mut sizes = Vec::new();
+    for round in 1..=1500 {
+        story.whole_round(3);
+        if round % 10 == 0 {
+            story.checkpoint();
+        }
+        if round % 500 == 0 {
+            sizes.push(serde_json::to_string(&story.run).unwrap().len());
+        }
+    }
+    assert!(sizes[2] < sizes[0] + sizes[0] / 20, "{sizes:?}");
+    assert!(sizes[2] < 200_000, "{sizes:?}");
+}
