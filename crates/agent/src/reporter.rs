@@ -1,9 +1,11 @@
-//! Reports of one worker: about once a second, and at once when something changed.
+//! Reports of one worker: about once a second, and at once when something changed. A
+//! coordinator that forgot the worker (it was started anew) is offered the device again from
+//! here, as the device's own task may be in the middle of training.
 
 use std::time::Duration;
 
 use opengpu_protocol::Client;
-use opengpu_protocol::wire::Report;
+use opengpu_protocol::wire::{NO_WEIGHTS, Offer, Report};
 use opengpu_rounds::{Hash, WorkerId};
 use tokio::sync::watch;
 
@@ -12,35 +14,55 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Between reports when much changes.
 const SHORTEST: Duration = Duration::from_millis(200);
 
-/// What is reported, as the device task sees it.
-pub(crate) type Saying = watch::Sender<Option<(WorkerId, Report)>>;
+/// What is to be said of a worker.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Word {
+    pub(crate) device: u32,
+    pub(crate) offer: Offer,
+    pub(crate) worker: WorkerId,
+    pub(crate) report: Report,
+}
 
-/// Digest of a worker that holds no weights yet: no weights have it.
-pub(crate) const NO_WEIGHTS: Hash = Hash([0; 32]);
+/// The device task's end.
+pub(crate) type Saying = watch::Sender<Option<Word>>;
 
-/// Reports whatever `saying` holds, for ever. When the coordinator disagrees with a digest,
+/// Reports whatever is to be said, for ever. When the coordinator disagrees with a digest,
 /// that digest goes to `disputed`.
 pub(crate) async fn report(
     client: Client,
-    mut said: watch::Receiver<Option<(WorkerId, Report)>>,
+    mut said: watch::Receiver<Option<Word>>,
     disputed: watch::Sender<Option<Hash>>,
 ) {
     loop {
-        let saying = said.borrow_and_update().clone();
-        if let Some((worker, report)) = saying {
-            match client.report(worker, &report).await {
-                Ok(reported) if reported.resync && report.digest != NO_WEIGHTS => {
-                    disputed.send_replace(Some(report.digest));
-                }
-                Ok(_) => {}
-                // The next one is a second away; a broken line is logged where it is held.
-                Err(error) => tracing::debug!(%error, "a report did not arrive"),
-            }
+        let word = said.borrow_and_update().clone();
+        if let Some(word) = word {
+            say(&client, &word, &disputed).await;
         }
         tokio::time::sleep(SHORTEST).await;
         let changed = tokio::time::timeout(INTERVAL - SHORTEST, said.changed()).await;
         if matches!(changed, Ok(Err(_))) {
             return; // The device task has ended.
         }
+    }
+}
+
+async fn say(client: &Client, word: &Word, disputed: &watch::Sender<Option<Hash>>) {
+    let mut reported = client.report(word.worker, &word.report).await;
+    if reported
+        .as_ref()
+        .is_err_and(|error| error.code() == Some("unknown_worker"))
+    {
+        let offered = client.offer(word.device, &word.offer).await;
+        if offered.is_ok_and(|offered| offered.worker == word.worker) {
+            reported = client.report(word.worker, &word.report).await;
+        }
+    }
+    match reported {
+        Ok(reported) if reported.resync && word.report.digest != NO_WEIGHTS => {
+            disputed.send_replace(Some(word.report.digest));
+        }
+        Ok(_) => {}
+        // The next one is a second away; a broken line is logged where it is held.
+        Err(error) => tracing::debug!(%error, "a report did not arrive"),
     }
 }

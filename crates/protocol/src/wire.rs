@@ -68,7 +68,7 @@ pub struct Enrolled {
 
 /// `PUT /v1/workers/{device}` (signed): a device of this node is ready to work.
 /// Repeating it changes nothing but the description.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Offer {
     /// The trainer's words, for example `burn-flex 0.1.0`.
     pub trainer: String,
@@ -190,6 +190,10 @@ pub struct Report {
     /// What it is doing.
     pub activity: Activity,
 }
+
+/// Digest in the reports of a worker that holds no weights yet: no weights have it. Such a
+/// report is a sign of life; its revision means nothing.
+pub const NO_WEIGHTS: Hash = Hash([0; 32]);
 
 /// What a worker is doing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

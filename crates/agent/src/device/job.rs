@@ -40,14 +40,6 @@ pub(super) struct Buffers {
 }
 
 impl Job {
-    pub(super) fn weights_digest(&self) -> Option<Hash> {
-        self.digest
-    }
-
-    pub(super) fn feedback_id(&self) -> Option<FeedbackId> {
-        Some(self.feedback)
-    }
-
     pub(super) fn up(&self) -> Codec {
         self.spec.sync.up.into()
     }

@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 
 use opengpu_protocol::Client;
 use opengpu_protocol::client::full_jitter;
-use opengpu_protocol::wire::{Activity, AssignmentPlan, Offer, Plan, Report, WorkerPlan};
-use opengpu_rounds::{AssignmentId, Hash, WorkerId};
+use opengpu_protocol::wire::{
+    Activity, AssignmentPlan, NO_WEIGHTS, Plan, Report, RunPlan, WorkerPlan,
+};
+use opengpu_rounds::{AssignmentId, Hash, Revision, WorkerId};
 use opengpu_trainer_protocol::SharedFolder;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +29,7 @@ use crate::connection::Line;
 use crate::home::NodeHome;
 use crate::journal::Journal;
 use crate::next_step::{Held, Step, next_step};
-use crate::reporter::{NO_WEIGHTS, Saying};
+use crate::reporter::{Saying, Word};
 use crate::settings::DeviceSettings;
 use crate::shards::Shards;
 use crate::status::Board;
@@ -175,13 +177,8 @@ impl Device {
 
     async fn offer(&mut self) -> anyhow::Result<()> {
         let epoch = self.shared.line.borrow().epoch;
-        let Some(greeting) = self.trainer.greeting() else {
+        let Some(offer) = self.trainer.offer() else {
             return Ok(());
-        };
-        let offer = Offer {
-            trainer: greeting.trainer,
-            device: greeting.device,
-            numerics_class: greeting.numerics_class,
         };
         let worker = self.shared.client.offer(self.number, &offer).await?.worker;
         if self.worker != Some(worker) {
@@ -230,14 +227,14 @@ impl Device {
         {
             done.push(assignment.assignment);
         }
-        let digest = job.and_then(|job| job.weights_digest());
+        let digest = job.and_then(|job| job.digest);
         Held {
             trainer: self.trainer.is_running(),
             offered,
             run: job.map(|job| job.run),
             lineage: job.map_or(0, |job| job.lineage),
             revision: job.and_then(|job| job.revision),
-            resync: digest.is_some_and(|digest| self.is_disputed(digest)),
+            resync: digest.is_some_and(|digest| self.is_disputed(digest, planned)),
             loaded: job.is_some_and(|job| job.loaded),
             calibrated: job.is_some_and(|job| job.blocks_per_second > 0.0),
             done,
@@ -247,11 +244,14 @@ impl Device {
 
     /// Whether the coordinator says that these weights are wrong, and fetching them anew has
     /// not just shown that they are what it hands out.
-    fn is_disputed(&self, digest: Hash) -> bool {
+    fn is_disputed(&self, digest: Hash, planned: Option<&RunPlan>) -> bool {
+        let revision = self.job.as_ref().and_then(|job| job.revision);
+        let differs =
+            planned.is_some_and(|run| Some(run.revision) == revision && run.digest != digest);
         let fetched = self
             .fetched_anew
             .is_some_and(|(fetched, at)| fetched == digest && at.elapsed() < FETCH_ANEW_AGAIN);
-        *self.disputed.borrow() == Some(digest) && !fetched
+        (differs || *self.disputed.borrow() == Some(digest)) && !fetched
     }
 
     /// Waits for anything that may change the next step, at most until `until`.
@@ -331,14 +331,14 @@ impl Device {
             status.run = job.map(|job| job.run);
             status.run_name = job.map(|job| job.spec.name.clone());
             status.revision = job.and_then(|job| job.revision);
-            status.digest = job.and_then(|job| job.weights_digest());
-            status.feedback = job.and_then(|job| job.feedback_id());
+            status.digest = job.and_then(|job| job.digest);
+            status.feedback = job.map(|job| job.feedback);
             status.blocks_per_second = job.map_or(0.0, |job| job.blocks_per_second);
         });
-        let saying = self.worker.zip(job).and_then(|(worker, job)| {
-            let held = job.revision.zip(job.weights_digest());
-            // Before there are weights: the start of the lineage, with a digest of nothing.
-            let start = opengpu_rounds::Revision {
+        let known = self.worker.zip(job).zip(self.trainer.offer());
+        let saying = known.map(|((worker, job), offer)| {
+            let held = job.revision.zip(job.digest);
+            let start = Revision {
                 lineage: job.lineage,
                 number: 0,
             };
@@ -347,11 +347,16 @@ impl Device {
                 run: job.run,
                 revision,
                 digest,
-                feedback: job.feedback_id()?,
+                feedback: job.feedback,
                 blocks_per_second: job.blocks_per_second,
                 activity,
             };
-            Some((worker, report))
+            Word {
+                device: self.number,
+                offer,
+                worker,
+                report,
+            }
         });
         self.saying.send_if_modified(|said| {
             let changed = *said != saying;

@@ -20,6 +20,8 @@ use crate::journal::{Entry, Journal, payload};
 
 /// How long a sent update waits for a verdict in the plan before it is asked for.
 const ASK_AFTER: Duration = Duration::from_secs(10);
+/// Refusals that a coordinator's fresh start explains are believed after so many attempts.
+const EARLY_ATTEMPTS: u32 = 8;
 /// Verdicts shown in the status.
 const SHOWN: usize = 16;
 
@@ -125,6 +127,7 @@ impl Outbox {
                 State::Sent { asked } if asked + ASK_AFTER <= now => true,
                 _ => continue,
             };
+            let attempts = item.attempts;
             let Some(entry) = journal.get(name.0, name.1) else {
                 continue;
             };
@@ -134,7 +137,7 @@ impl Outbox {
             tokio::spawn(async move {
                 let answer = match ask {
                     true => ask_for_verdict(&client, &entry).await,
-                    false => send(&client, &entry, path).await,
+                    false => send(&client, &entry, path, attempts).await,
                 };
                 // Nobody listens after shutdown.
                 let _ = tell.send((name, answer)).await;
@@ -165,12 +168,19 @@ fn name(entry: &Entry) -> Name {
 async fn ask_for_verdict(client: &Client, entry: &Entry) -> Answer {
     match client.verdict(entry.run, entry.notice.assignment).await {
         Ok(verdict) => Answer::Verdict(verdict),
-        Err(error) if error.status() == Some(404) => Answer::Unknown,
+        Err(error) if error.code() == Some("no_verdict") => Answer::Unknown,
         Err(error) => Answer::Failed(chain(&error)),
     }
 }
 
-async fn send(client: &Client, entry: &Entry, path: PathBuf) -> Answer {
+fn is_early(error: &ClientError) -> bool {
+    matches!(
+        error.code(),
+        Some("unknown_worker" | "not_in_run" | "payload_missing")
+    )
+}
+
+async fn send(client: &Client, entry: &Entry, path: PathBuf, attempts: u32) -> Answer {
     let read = tokio::task::spawn_blocking(move || payload(&path)).await;
     let payload = match read {
         Ok(Ok(payload)) => payload,
@@ -186,6 +196,10 @@ async fn send(client: &Client, entry: &Entry, path: PathBuf) -> Answer {
     };
     match sent.await {
         Ok(()) => Answer::Taken,
+        // A coordinator that was just started anew has yet to hear of the worker.
+        Err(error) if is_early(&error) && attempts < EARLY_ATTEMPTS => {
+            Answer::Failed(chain(&error))
+        }
         Err(error) if error.is_final() => refused(client, entry, &error).await,
         Err(error) => Answer::Failed(chain(&error)),
     }

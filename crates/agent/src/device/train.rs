@@ -126,9 +126,11 @@ impl Device {
         let mut tick = tokio::time::interval(std::time::Duration::from_millis(500));
         let answer = loop {
             let wanted = self.plan().and_then(|plan| plan.run);
+            // A plan without the worker says nothing: a coordinator that was started anew has
+            // yet to hear of it.
             let obsolete = wanted
                 .as_ref()
-                .is_none_or(|wanted| wanted.run != run || wanted.revision.lineage != lineage);
+                .is_some_and(|wanted| wanted.run != run || wanted.revision.lineage != lineage);
             let another = wanted
                 .and_then(|wanted| wanted.assignment)
                 .is_some_and(|planned| planned.assignment != id);

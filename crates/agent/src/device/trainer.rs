@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use opengpu_trainer_protocol::{Greeting, TrainerCommand, TrainerError, TrainerProcess};
+use opengpu_protocol::wire::Offer;
+use opengpu_trainer_protocol::{TrainerCommand, TrainerError, TrainerProcess};
 
 use super::Shared;
 use crate::settings::DeviceSettings;
@@ -49,10 +50,14 @@ impl TrainerSlot {
         self.process.clone()
     }
 
-    pub(super) fn greeting(&self) -> Option<Greeting> {
-        self.process
-            .as_ref()
-            .map(|process| process.greeting().clone())
+    /// The device in the trainer's words.
+    pub(super) fn offer(&self) -> Option<Offer> {
+        let greeting = self.process.as_ref()?.greeting();
+        Some(Offer {
+            trainer: greeting.trainer.clone(),
+            device: greeting.device.clone(),
+            numerics_class: greeting.numerics_class.clone(),
+        })
     }
 
     /// Starts it, in place of one that is gone.
