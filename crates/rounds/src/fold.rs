@@ -40,7 +40,7 @@ impl Run {
                 let member = self
                     .members
                     .entry(*worker)
-                    .or_insert_with(|| Member::new(*node));
+                    .or_insert_with(|| Member::new(*node).into());
                 member.node = *node;
                 member.present = true;
                 member.proven |= founder;
@@ -77,7 +77,7 @@ impl Run {
                     deadline_ms: self.current.as_ref().map_or(at_ms, |r| r.deadline_ms),
                     pieces: self.blocks.take(blocks),
                 };
-                self.leases.insert(*assignment, lease);
+                self.leases.insert(*assignment, lease.into());
                 self.next_assignment = self.next_assignment.max(assignment.0 + 1);
                 if let Some(member) = self.members.get_mut(worker) {
                     member.last_round = Some(*round);
@@ -185,22 +185,25 @@ impl Run {
         if self.rounds.len() >= KEPT_ROUNDS {
             self.rounds.pop_front();
         }
-        self.rounds.push_back(RoundSummary {
-            round,
-            base,
-            opened_ms: at_ms,
-            closed_ms: None,
-            merged_ms: None,
-            assigned: 0,
-            accepted: 0,
-            late: 0,
-            merged: 0,
-            tokens: 0,
-            upload_bytes: 0,
-            merge_bytes: 0,
-            revision: None,
-            reason: String::new(),
-        });
+        self.rounds.push_back(
+            RoundSummary {
+                round,
+                base,
+                opened_ms: at_ms,
+                closed_ms: None,
+                merged_ms: None,
+                assigned: 0,
+                accepted: 0,
+                late: 0,
+                merged: 0,
+                tokens: 0,
+                upload_bytes: 0,
+                merge_bytes: 0,
+                revision: None,
+                reason: String::new(),
+            }
+            .into(),
+        );
         self.enter(Phase::Training, at_ms, "the round opened");
     }
 
@@ -221,6 +224,7 @@ impl Run {
         let Some(lease) = self.leases.remove(&assignment) else {
             return;
         };
+        let lease = lease.into_inner();
         let (done, rest) = split(lease.pieces, blocks_completed);
         self.blocks.give_back(&rest);
         self.totals.tokens += tokens;
@@ -240,7 +244,7 @@ impl Run {
                 tokens,
                 pieces: done,
             };
-            self.waiting.insert(assignment, update);
+            self.waiting.insert(assignment, update.into());
             Outcome::Waiting
         } else {
             // Credited, but trained into nothing: another worker trains these blocks.
@@ -295,7 +299,7 @@ impl Run {
                 factor: factors.get(index).copied().unwrap_or(1.0),
             };
             self.settle(update.worker, *assignment, outcome);
-            pieces.extend(update.pieces);
+            pieces.extend(update.into_inner().pieces);
         }
         let mut summaries = self.rounds.iter_mut().rev();
         if let Some(summary) = summaries.find(|summary| summary.round == *round) {
@@ -311,16 +315,19 @@ impl Run {
         self.totals.merged_rounds += 1;
         self.revision = *revision;
         self.digest = Some(*digest);
-        self.merges.push_back(MergeRecord {
-            round: *round,
-            revision: *revision,
-            merge: *merge,
-            merge_bytes: *merge_bytes,
-            digest: *digest,
-            updates,
-            factors: factors.clone(),
-            pieces,
-        });
+        self.merges.push_back(
+            MergeRecord {
+                round: *round,
+                revision: *revision,
+                merge: *merge,
+                merge_bytes: *merge_bytes,
+                digest: *digest,
+                updates,
+                factors: factors.clone(),
+                pieces,
+            }
+            .into(),
+        );
         if self.phase == Phase::Merging {
             self.opens_ms = Some(at_ms + self.settings.forming_ms);
             let reason = format!("round {round} was merged into revision {revision}");
@@ -342,7 +349,7 @@ impl Run {
             self.merges.pop_front();
         }
         for merge in &mut self.merges {
-            if merge.revision.number <= checkpoint.revision.number {
+            if merge.revision.number <= checkpoint.revision.number && !merge.updates.is_empty() {
                 merge.updates = Vec::new();
                 merge.factors = Vec::new();
             }

@@ -23,6 +23,7 @@ mod input;
 mod reads;
 mod run;
 mod settings;
+mod shared;
 pub mod simulation;
 
 pub use event::{BlockRange, Event, EventKind};
@@ -31,6 +32,6 @@ pub use input::{Decision, Fleet, Input, Refusal, WorkerSight, fleet_after_restar
 pub use reads::{PendingMerge, PendingUpdate, weight};
 pub use run::{
     Checkpoint, Lease, Lineage, Member, MergeRecord, OpenRound, Outcome, Phase, RoundSummary, Run,
-    Totals, Verdict,
+    STATE_VERSION, Totals, Verdict,
 };
 pub use settings::RoundSettings;

@@ -135,22 +135,22 @@ impl Run {
 
     /// All leases without an accepted update.
     pub fn leases(&self) -> impl Iterator<Item = (AssignmentId, &Lease)> {
-        self.leases.iter().map(|(id, lease)| (*id, lease))
+        self.leases.iter().map(|(id, lease)| (*id, &**lease))
     }
 
     /// The lease of `assignment`, if no update was accepted for it and it was not returned.
     pub fn lease(&self, assignment: AssignmentId) -> Option<&Lease> {
-        self.leases.get(&assignment)
+        self.leases.get(&assignment).map(|lease| &**lease)
     }
 
     /// Every worker that ever took part.
     pub fn members(&self) -> impl Iterator<Item = (WorkerId, &Member)> {
-        self.members.iter().map(|(id, member)| (*id, member))
+        self.members.iter().map(|(id, member)| (*id, &**member))
     }
 
     /// One worker.
     pub fn member(&self, worker: WorkerId) -> Option<&Member> {
-        self.members.get(&worker)
+        self.members.get(&worker).map(|member| &**member)
     }
 
     /// What became of a worker's latest assignments, oldest first.
@@ -172,7 +172,7 @@ impl Run {
 
     /// Rounds, oldest first: the last 200, the open one included.
     pub fn rounds(&self) -> impl DoubleEndedIterator<Item = &RoundSummary> {
-        self.rounds.iter()
+        self.rounds.iter().map(|round| &**round)
     }
 
     /// Sums over the whole run.
@@ -197,7 +197,7 @@ impl Run {
 
     /// Merges that are kept, oldest first: those since the oldest kept checkpoint.
     pub fn merges(&self) -> impl DoubleEndedIterator<Item = &MergeRecord> {
-        self.merges.iter()
+        self.merges.iter().map(|merge| &**merge)
     }
 
     /// The merges since the newest checkpoint, with their updates: what a restarted
@@ -206,8 +206,7 @@ impl Run {
         let number = self
             .checkpoint()
             .map_or(0, |checkpoint| checkpoint.revision.number);
-        self.merges
-            .iter()
+        self.merges()
             .filter(move |merge| merge.revision.number > number)
     }
 
@@ -237,8 +236,7 @@ impl Run {
             return None;
         }
         let merges = self
-            .merges
-            .iter()
+            .merges()
             .filter(|merge| merge.revision.number > after.number);
         let merges: Vec<_> = merges.collect();
         (merges.len() as u64 == self.revision.number - after.number).then_some(merges)

@@ -11,11 +11,15 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::blocks::{BlockPool, Piece};
+use crate::shared::Shared;
 use crate::{
     AssignmentId, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Revision, RoundSettings,
     WorkerId,
 };
 
+/// Version of the state's serialised form. Raised when a field changes its meaning: then
+/// stored snapshots of another version are to be ignored and the log folded instead.
+pub const STATE_VERSION: u32 = 1;
 /// Summaries of finished rounds that are kept.
 pub const KEPT_ROUNDS: usize = 200;
 /// Verdicts kept for each worker. Those that still wait are kept beyond it.
@@ -49,13 +53,13 @@ pub struct Run {
     pub(crate) stopping: Option<String>,
     pub(crate) next_assignment: u64,
     pub(crate) blocks: BlockPool,
-    pub(crate) members: BTreeMap<WorkerId, Member>,
-    pub(crate) leases: BTreeMap<AssignmentId, Lease>,
+    pub(crate) members: BTreeMap<WorkerId, Shared<Member>>,
+    pub(crate) leases: BTreeMap<AssignmentId, Shared<Lease>>,
     /// Accepted updates that are in no merge yet.
-    pub(crate) waiting: BTreeMap<AssignmentId, WaitingUpdate>,
-    pub(crate) merges: VecDeque<MergeRecord>,
+    pub(crate) waiting: BTreeMap<AssignmentId, Shared<WaitingUpdate>>,
+    pub(crate) merges: VecDeque<Shared<MergeRecord>>,
     pub(crate) checkpoints: Vec<Checkpoint>,
-    pub(crate) rounds: VecDeque<RoundSummary>,
+    pub(crate) rounds: VecDeque<Shared<RoundSummary>>,
     pub(crate) totals: Totals,
 }
 

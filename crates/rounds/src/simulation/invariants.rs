@@ -43,6 +43,8 @@ pub(super) struct Invariants {
     /// Blocks in leases and in accepted updates that wait.
     held: HashSet<u64>,
     members: BTreeSet<WorkerId>,
+    /// Founders, and workers with an accepted update: theirs are merged.
+    proven: BTreeSet<WorkerId>,
     credited: BTreeMap<WorkerId, u64>,
     finished: bool,
     pub violation: Option<String>,
@@ -71,6 +73,7 @@ impl Invariants {
             live_blocks: HashSet::new(),
             held: HashSet::new(),
             members: BTreeSet::new(),
+            proven: BTreeSet::new(),
             credited: BTreeMap::new(),
             finished: false,
             violation: None,
@@ -148,7 +151,17 @@ impl Invariants {
         )?;
         match &event.kind {
             EventKind::Created { settings } => self.settings = settings.clone(),
-            EventKind::WorkerJoined { worker, .. } => drop(self.members.insert(*worker)),
+            EventKind::WorkerJoined {
+                worker, founder, ..
+            } => {
+                ensure(*founder == self.round.is_none(), || {
+                    "founders are those that join before the first round".into()
+                })?;
+                self.members.insert(*worker);
+                if *founder {
+                    self.proven.insert(*worker);
+                }
+            }
             EventKind::WorkerLeft { worker, .. } => drop(self.members.remove(worker)),
             EventKind::RoundOpened {
                 round,
@@ -344,6 +357,10 @@ impl Invariants {
             format!("{late} rounds late")
         })?;
         self.late += u64::from(late > 0);
+        let proven = !self.proven.insert(given.worker);
+        ensure(*mergeable == proven, || {
+            "only a joiner's first update is not merged".into()
+        })?;
         given.accepted = Some((*blocks_completed, *mergeable, *payload));
         let kept = if *mergeable {
             *blocks_completed as usize
