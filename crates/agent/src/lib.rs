@@ -10,6 +10,7 @@
 //! - [`forget`]: removes what an agent left on this machine.
 
 mod connection;
+mod credit;
 mod device;
 mod error;
 mod feedback;
@@ -147,6 +148,7 @@ async fn work(
         )?;
         devices.spawn(device.run());
     }
+    beside.spawn(credit::watch(client.clone(), board.clone()));
     let writer = {
         let client = client.clone();
         let traffic = move || client.traffic();
@@ -158,12 +160,18 @@ async fn work(
 
     let ended = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        error = connection::hold(client, enrolment.node, line, board.clone()) => Err(error),
+        error = connection::hold(client.clone(), enrolment.node, line, board.clone()) => Err(error),
     };
     shutdown.cancel();
     let rest = async { while devices.join_next().await.is_some() {} };
     if tokio::time::timeout(REST, rest).await.is_err() {
         tracing::warn!("a device did not come to rest; it is abandoned");
+    }
+    if ended.is_ok() && credit::all_over(&client, &board).await {
+        // Nothing will be taken up again, so the machine gets its memory back.
+        if let Err(error) = shared.folder.remove_all() {
+            tracing::warn!(%error, "could not remove the shared files");
+        }
     }
     board.update(|status| status.connected = false);
     // It may be writing its last; it ends by itself.

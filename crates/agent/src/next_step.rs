@@ -85,8 +85,10 @@ pub(crate) fn next_step(held: &Held, plan: Option<&WorkerPlan>) -> Step {
         .revision
         .filter(|held| held.lineage == run.revision.lineage)
     else {
-        let to = assignment.map_or(run.revision, |assignment| assignment.base);
-        return Step::Sync { to, anew: false };
+        return Step::Sync {
+            to: run.revision,
+            anew: false,
+        };
     };
     if let Some(assignment) = assignment {
         if assignment.base > revision {

@@ -130,7 +130,7 @@ impl Board {
         });
     }
 
-    fn snapshot(&self) -> AgentStatus {
+    pub(crate) fn snapshot(&self) -> AgentStatus {
         self.status
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -77,6 +77,8 @@ pub(crate) struct Device {
     /// Steps that failed in a row, and when to try again.
     failures: u32,
     retry_at: Option<Instant>,
+    /// The life of the line in which the device works now.
+    epoch: u64,
 }
 
 impl Device {
@@ -104,6 +106,7 @@ impl Device {
             fetched_anew: None,
             failures: 0,
             retry_at: None,
+            epoch: 0,
             shared,
         })
     }
@@ -123,6 +126,13 @@ impl Device {
 
     /// One step, or one wait.
     async fn turn(&mut self) {
+        let epoch = self.shared.line.borrow().epoch;
+        if self.epoch != epoch {
+            // The coordinator is there again: what it was asked in vain is asked at once.
+            self.epoch = epoch;
+            self.retry_at = None;
+            self.outbox.hurry();
+        }
         self.settle_verdicts().await;
         if let Some(retry_at) = self.retry_at {
             if Instant::now() < retry_at {
@@ -270,7 +280,7 @@ impl Device {
         let wait = full_jitter(
             self.failures,
             Duration::from_millis(500),
-            Duration::from_secs(60),
+            Duration::from_secs(20),
         );
         let problem = format!("{error:#}");
         tracing::warn!(

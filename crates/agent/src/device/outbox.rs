@@ -136,12 +136,21 @@ impl Outbox {
             let (path, tell, name) = (journal.path(name.0, name.1), self.tell.clone(), *name);
             tokio::spawn(async move {
                 let answer = match ask {
-                    true => ask_for_verdict(&client, &entry).await,
+                    true => ask_for_verdict(&client, &entry, attempts).await,
                     false => send(&client, &entry, path, attempts).await,
                 };
                 // Nobody listens after shutdown.
                 let _ = tell.send((name, answer)).await;
             });
+        }
+    }
+
+    /// Tries what waits for another attempt now.
+    pub(super) fn hurry(&mut self) {
+        for item in self.items.values_mut() {
+            if let State::Due { at, .. } = &mut item.state {
+                *at = Instant::now();
+            }
         }
     }
 
@@ -165,10 +174,14 @@ fn name(entry: &Entry) -> Name {
     (entry.run, entry.notice.assignment)
 }
 
-async fn ask_for_verdict(client: &Client, entry: &Entry) -> Answer {
+async fn ask_for_verdict(client: &Client, entry: &Entry, attempts: u32) -> Answer {
     match client.verdict(entry.run, entry.notice.assignment).await {
         Ok(verdict) => Answer::Verdict(verdict),
         Err(error) if error.code() == Some("no_verdict") => Answer::Unknown,
+        // The run or the worker is gone for good.
+        Err(error) if error.is_final() && attempts >= EARLY_ATTEMPTS => {
+            Answer::Refused(error.to_string())
+        }
         Err(error) => Answer::Failed(chain(&error)),
     }
 }
@@ -200,15 +213,15 @@ async fn send(client: &Client, entry: &Entry, path: PathBuf, attempts: u32) -> A
         Err(error) if is_early(&error) && attempts < EARLY_ATTEMPTS => {
             Answer::Failed(chain(&error))
         }
-        Err(error) if error.is_final() => refused(client, entry, &error).await,
+        Err(error) if error.is_final() => refused(client, entry, &error, attempts).await,
         Err(error) => Answer::Failed(chain(&error)),
     }
 }
 
 /// A refusal may come to the repetition of a request whose first answer was lost, so the
 /// coordinator is asked what became of the update before it is added back.
-async fn refused(client: &Client, entry: &Entry, error: &ClientError) -> Answer {
-    match ask_for_verdict(client, entry).await {
+async fn refused(client: &Client, entry: &Entry, error: &ClientError, attempts: u32) -> Answer {
+    match ask_for_verdict(client, entry, attempts).await {
         Answer::Unknown => Answer::Refused(error.to_string()),
         other => other,
     }

@@ -110,8 +110,8 @@ impl Device {
         let doing = |progress: Option<Progress>| Activity::Training {
             assignment: id,
             blocks_done: progress.map_or(0, |progress| progress.done),
-            loss: progress.map_or(0.0, |progress| progress.loss),
-            tokens_per_second: progress.map_or(0.0, |progress| progress.tokens_per_second),
+            loss: progress.map_or(0.0, |progress| finite(progress.loss)),
+            tokens_per_second: progress.map_or(0.0, |progress| finite(progress.tokens_per_second)),
         };
         self.say(doing(None), None);
 
@@ -123,7 +123,7 @@ impl Device {
             });
         tokio::pin!(training);
         let mut finish_told = false;
-        let mut tick = tokio::time::interval(std::time::Duration::from_millis(500));
+        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
         let answer = loop {
             let wanted = self.plan().and_then(|plan| plan.run);
             // A plan without the worker says nothing: a coordinator that was started anew has
@@ -229,8 +229,8 @@ impl Device {
             payload: Hash::of(payload),
             payload_bytes: payload.len() as u64,
             feedback,
-            loss: trained.loss,
-            train_seconds: trained.seconds,
+            loss: finite(trained.loss),
+            train_seconds: finite(trained.seconds),
         };
         let made = self
             .compute(move |job, buffers| {
@@ -254,6 +254,11 @@ impl Device {
         }
         Ok(())
     }
+}
+
+/// JSON has no word for other numbers.
+fn finite(value: f64) -> f64 {
+    if value.is_finite() { value } else { 0.0 }
 }
 
 /// On the blocking pool: Δ into the error feedback, the payload out of it and into the

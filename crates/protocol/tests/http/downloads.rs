@@ -28,7 +28,7 @@ struct Blobs {
 
 async fn blobs(bytes: usize, manifest: Option<BlobManifest>, fault: Fault) -> Blobs {
     let blob: Bytes = (0..bytes)
-        .map(|i| (i as u64 * 2_654_435_761 >> 13) as u8)
+        .map(|i| ((i as u64 * 2_654_435_761) >> 13) as u8)
         .collect();
     let hash = Hash::of(&blob);
     let manifest = manifest.unwrap_or_else(|| BlobManifest::of(&blob));
