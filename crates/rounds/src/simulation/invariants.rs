@@ -180,6 +180,10 @@ impl Invariants {
                 })?;
                 self.round = Some(*round);
                 self.round_is = RoundIs::Open;
+                let deadline = event.at_ms + self.settings.duration_ms;
+                ensure(*deadline_ms == deadline, || {
+                    "not the agreed duration".into()
+                })?;
                 self.deadline_ms = *deadline_ms;
             }
             EventKind::Assigned { .. } => self.check_assigned(&event.kind)?,
@@ -203,6 +207,10 @@ impl Invariants {
             EventKind::Collecting { grace_ends_ms, .. } => {
                 ensure(event.at_ms >= self.deadline_ms, || {
                     "collected before the deadline".into()
+                })?;
+                let grace_ends = self.deadline_ms + self.settings.grace_ms;
+                ensure(*grace_ends_ms == grace_ends, || {
+                    "not the agreed grace".into()
                 })?;
                 self.deadline_ms = *grace_ends_ms;
             }
