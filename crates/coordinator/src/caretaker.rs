@@ -1,6 +1,5 @@
 //! What is looked after on a timer, safe to repeat: who belongs where, and what may go.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use opengpu_rounds::{Input, WorkerId};
@@ -90,15 +89,14 @@ pub async fn collect_blobs(coordinator: Coordinator) {
             }
         };
         let runs = coordinator.live_runs();
-        let mut needed: HashSet<_> = retention::needed_by_datasets(&datasets);
-        needed.extend(retention::needed_by_datasets(
-            runs.iter()
-                .filter(|run| !run.is_over())
-                .map(|run| &run.dataset),
-        ));
-        for run in &runs {
-            needed.extend(run.state().blobs_needed());
-        }
+        let needed = retention::needed(
+            &datasets,
+            runs.iter().map(|run| retention::RunNeeds {
+                dataset: &run.dataset,
+                over: run.is_over(),
+                blobs: run.state().blobs_needed(),
+            }),
+        );
         if let Err(error) = retention::collect(coordinator.blobs(), &needed, retention::GRACE).await
         {
             tracing::warn!(

@@ -8,7 +8,10 @@
 //! A blob is stored before the row that names it is committed, so a young blob that nothing
 //! names yet is left alone: the grace period must be longer than any upload and commit take.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    time::Duration,
+};
 
 use opengpu_protocol::wire::DatasetManifest;
 use opengpu_rounds::Hash;
@@ -35,18 +38,41 @@ pub struct Report {
     pub missing: Vec<Hash>,
 }
 
-/// The blobs of datasets.
-pub fn needed_by_datasets<'a>(
-    datasets: impl IntoIterator<Item = &'a DatasetManifest>,
+/// What a run needs. Every run that there is must be asked: a run that is left out loses its
+/// checkpoints.
+#[derive(Clone, Debug)]
+pub struct RunNeeds<'a> {
+    /// Its data, which may have been deleted since the run ended.
+    pub dataset: &'a DatasetManifest,
+    /// Whether it will train no more.
+    pub over: bool,
+    /// Its payloads, merges and checkpoints: [`opengpu_rounds::Run::blobs_needed`].
+    pub blobs: BTreeSet<Hash>,
+}
+
+/// All that is needed: datasets; the data, payloads, merges and checkpoints of runs. A run
+/// that is over keeps its checkpoints and its tokenizer, so that it can still be exported and
+/// sampled from, but not its data.
+pub fn needed<'a>(
+    datasets: &[DatasetManifest],
+    runs: impl IntoIterator<Item = RunNeeds<'a>>,
 ) -> HashSet<Hash> {
-    let mut needed = HashSet::new();
-    for dataset in datasets {
-        needed.insert(dataset.tokenizer);
-        for part in [&dataset.training, &dataset.held_out] {
-            needed.extend(part.shards.iter().map(|shard| shard.hash));
+    let mut needed: HashSet<Hash> = datasets.iter().flat_map(dataset_blobs).collect();
+    for run in runs {
+        needed.insert(run.dataset.tokenizer);
+        if !run.over {
+            needed.extend(dataset_blobs(run.dataset));
         }
+        needed.extend(run.blobs);
     }
     needed
+}
+
+fn dataset_blobs(dataset: &DatasetManifest) -> impl Iterator<Item = Hash> {
+    [&dataset.training, &dataset.held_out]
+        .into_iter()
+        .flat_map(|part| part.shards.iter().map(|shard| shard.hash))
+        .chain([dataset.tokenizer])
 }
 
 /// Which of the blobs that are there may go: those that nobody needs and that are not

@@ -2,139 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use opengpu_coordinator::store::{Credit, Store};
-use opengpu_rounds::{
-    AssignmentId, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Revision, RoundSettings,
-    Run, RunId, WorkerId,
-};
+use opengpu_coordinator::store::Store;
+use opengpu_rounds::{Run, RunId};
 
 use super::{
-    Database, on_both_databases,
+    Database, long_run, on_both_databases,
     samples::{manifest, spec},
 };
 
 on_both_databases!(a_run_of_a_thousand_rounds_opens_at_once);
 
 const ROUNDS: u64 = 1_000;
-const WORKERS: u64 = 8;
-const BLOCKS: u64 = 10;
 /// The driver's form of a snapshot.
 const FORMAT: u32 = 1;
 /// How many events a snapshot may be behind.
 const SNAPSHOT_EVERY: u64 = 1_000;
-
-fn revision(number: u64) -> Revision {
-    Revision { lineage: 0, number }
-}
-
-fn hash(kind: &str, number: u64) -> Hash {
-    Hash::of(format!("{kind} {number}").as_bytes())
-}
-
-fn first_events() -> Vec<Event> {
-    let settings = RoundSettings {
-        rounds: ROUNDS + 1,
-        blocks_per_epoch: 100_000,
-        ..Default::default()
-    };
-    let mut kinds = vec![
-        EventKind::Created { settings },
-        EventKind::Checkpointed {
-            revision: revision(0),
-            weights: hash("weights", 0),
-            outer_state: hash("outer", 0),
-        },
-        EventKind::Forming,
-    ];
-    kinds.extend((0..WORKERS).map(|worker| EventKind::WorkerJoined {
-        worker: WorkerId(worker),
-        node: NodeId(worker),
-        feedback: FeedbackId(worker),
-        founder: true,
-    }));
-    kinds
-        .into_iter()
-        .map(|kind| Event { at_ms: 0, kind })
-        .collect()
-}
-
-/// What a round with eight workers writes: twenty events, and a checkpoint now and then.
-fn round(round: u64) -> (Vec<Event>, Vec<Credit>) {
-    let opened_ms = round * 60_000;
-    let assignments: Vec<u64> = (0..WORKERS)
-        .map(|worker| round * WORKERS + worker)
-        .collect();
-    let mut kinds = vec![EventKind::RoundOpened {
-        round,
-        base: revision(round),
-        deadline_ms: opened_ms + 50_000,
-    }];
-    for (worker, assignment) in (0..).zip(&assignments) {
-        kinds.push(EventKind::Assigned {
-            assignment: AssignmentId(*assignment),
-            worker: WorkerId(worker),
-            round,
-            base: revision(round),
-            blocks: vec![BlockRange {
-                start: assignment * BLOCKS,
-                end: (assignment + 1) * BLOCKS,
-            }],
-            attempt: 0,
-        });
-    }
-    let mut credits = Vec::new();
-    for (worker, assignment) in (0..).zip(&assignments) {
-        let tokens = 16_384;
-        kinds.push(EventKind::UpdateAccepted {
-            assignment: AssignmentId(*assignment),
-            blocks_completed: BLOCKS,
-            payload: hash("payload", *assignment),
-            payload_bytes: 50_000,
-            tokens,
-            mergeable: true,
-        });
-        credits.push(Credit {
-            assignment: AssignmentId(*assignment),
-            node: NodeId(worker),
-            worker: WorkerId(worker),
-            tokens,
-        });
-    }
-    kinds.extend([
-        EventKind::Collecting {
-            round,
-            grace_ends_ms: opened_ms + 55_000,
-        },
-        EventKind::RoundClosed {
-            round,
-            updates: assignments.iter().copied().map(AssignmentId).collect(),
-            reason: "all 8 workers have reported".into(),
-        },
-        EventKind::Merged {
-            round,
-            revision: revision(round + 1),
-            merge: hash("merge", round),
-            merge_bytes: 150_000,
-            digest: hash("weights", round + 1),
-            factors: vec![1.0; WORKERS as usize],
-        },
-    ]);
-    if (round + 1) % 10 == 0 {
-        kinds.push(EventKind::Checkpointed {
-            revision: revision(round + 1),
-            weights: hash("weights", round + 1),
-            outer_state: hash("outer", round + 1),
-        });
-    }
-    let events = kinds
-        .into_iter()
-        .map(|kind| Event {
-            at_ms: opened_ms + 1,
-            kind,
-        })
-        .collect();
-    (events, credits)
-}
 
 /// As a coordinator does it: the newest snapshot, then what came after.
 async fn open(store: &Store, run: RunId) -> (Run, u64) {
@@ -152,7 +34,7 @@ async fn open(store: &Store, run: RunId) -> (Run, u64) {
 async fn a_run_of_a_thousand_rounds_opens_at_once(db: Database) {
     let store = db.open().await;
     store.put_dataset(&manifest("tales")).await.unwrap();
-    let first = first_events();
+    let first = long_run::first_events(ROUNDS + 1);
     let run = store
         .create_run(&spec("long", "tales"), &first)
         .await
@@ -163,7 +45,7 @@ async fn a_run_of_a_thousand_rounds_opens_at_once(db: Database) {
     let mut snapshot_at = 0;
     let started = Instant::now();
     for number in 0..ROUNDS {
-        let (events, credits) = round(number);
+        let (events, credits) = long_run::round(number);
         for event in &events {
             state.fold(event);
         }

@@ -7,13 +7,13 @@ use std::{
 
 use opengpu_coordinator::{
     blobs::{BlobInfo, Blobs},
-    retention::{GRACE, collect, needed_by_datasets, plan},
+    retention::{GRACE, RunNeeds, collect, needed, plan},
 };
-use opengpu_rounds::Hash;
+use opengpu_rounds::{Hash, Run};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::samples::manifest;
+use super::{long_run, samples::manifest};
 
 fn age(path: &std::path::Path, age: Duration) {
     let file = std::fs::File::options().append(true).open(path).unwrap();
@@ -67,17 +67,77 @@ async fn only_old_blobs_that_nobody_needs_go() {
 }
 
 #[test]
-fn a_dataset_needs_its_tokenizer_and_all_its_shards() {
+fn a_run_that_is_over_keeps_its_tokenizer_and_checkpoints_but_not_its_data() {
     let tales = manifest("tales");
-    let needed = needed_by_datasets([&tales]);
-    assert_eq!(
-        needed,
-        HashSet::from([
-            Hash::of(b"tokenizer"),
-            Hash::of(b"training"),
-            Hash::of(b"held out")
-        ])
-    );
+    let [tokenizer, training, held_out, checkpoint] =
+        ["tokenizer", "training", "held out", "checkpoint"].map(|text| Hash::of(text.as_bytes()));
+    let run = |over| RunNeeds {
+        dataset: &tales,
+        over,
+        blobs: [checkpoint].into(),
+    };
+    let all = HashSet::from([tokenizer, training, held_out, checkpoint]);
+    assert_eq!(needed(&[], [run(true)]), [tokenizer, checkpoint].into());
+    assert_eq!(needed(&[], [run(false)]), all);
+    assert_eq!(needed(std::slice::from_ref(&tales), [run(true)]), all);
+    let alone = needed(std::slice::from_ref(&tales), []);
+    assert_eq!(alone, [tokenizer, training, held_out].into());
+}
+
+/// The collector after every round of a run, with no grace for what was written before the
+/// round: what a restarted coordinator and a joining node fetch is always there, and the
+/// folder does not grow.
+#[tokio::test]
+async fn a_long_run_keeps_what_it_needs_and_no_more() {
+    let rounds = 45;
+    let folder = TempDir::new().unwrap();
+    let blobs = Blobs::open_folder(folder.path()).unwrap();
+    let tales = manifest("tales");
+    for part in ["weights", "outer"] {
+        blobs.put(long_run::contents(part, 0)).await.unwrap();
+    }
+    let mut state = Run::from_events(&long_run::first_events(rounds + 1));
+    let mut most = 0;
+    for round in 0..rounds {
+        for contents in long_run::blobs_of(round) {
+            blobs.put(contents).await.unwrap();
+        }
+        let (events, _) = long_run::round(round);
+        let (accepted, closed) = events.split_at(events.len() - 3);
+        for events in [accepted, closed] {
+            for event in events {
+                state.fold(event);
+            }
+            for blob in blobs.list().await.unwrap() {
+                age(&blobs.path(blob.hash), 2 * GRACE);
+            }
+            // What the next events name was stored before them, a moment ago.
+            for contents in long_run::blobs_of(round) {
+                blobs.touch(Hash::of(contents.as_bytes())).await.unwrap();
+            }
+            let run = RunNeeds {
+                dataset: &tales,
+                over: true,
+                blobs: state.blobs_needed(),
+            };
+            let report = collect(&blobs, &needed(&[], [run]), GRACE).await.unwrap();
+            assert_eq!(report.missing, [tales.tokenizer], "after round {round}");
+        }
+        let checkpoint = state.checkpoint().unwrap();
+        blobs.read(checkpoint.weights).await.unwrap();
+        blobs.read(checkpoint.outer_state).await.unwrap();
+        for merge in state.merges_since_checkpoint() {
+            blobs.read(merge.merge).await.unwrap();
+            assert_eq!(merge.updates.len(), 8);
+            for update in &merge.updates {
+                blobs.read(update.payload).await.unwrap();
+            }
+        }
+        most = most.max(blobs.list().await.unwrap().len());
+    }
+    // Two checkpoints with the merges since the older, and the payloads since the newer.
+    let every = usize::try_from(long_run::CHECKPOINT_EVERY).unwrap();
+    assert!(most <= 2 * 2 + 2 * every + 8 * (every + 1) + 4, "{most} blobs");
 }
 
 proptest! {
