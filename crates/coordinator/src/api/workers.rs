@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use opengpu_protocol::wire::{Activity, Offer, Offered, Report, Reported};
+use opengpu_protocol::wire::{Activity, NO_WEIGHTS, Offer, Offered, Report, Reported};
 use opengpu_rounds::{Input, WorkerId};
 
 use super::error::{ApiError, ApiResult};
@@ -63,7 +63,9 @@ pub async fn report(
     }
     shorten(&mut report.activity);
     let expected = run.digest_of(report.revision);
-    let resync = expected.is_some_and(|digest| digest != report.digest);
+    // A worker that holds no weights yet is fetching them anyway.
+    let holds = report.digest != NO_WEIGHTS;
+    let resync = holds && expected.is_some_and(|digest| digest != report.digest);
     if resync {
         tracing::warn!(run = %run.id, %worker, revision = %report.revision, "a worker's weights differ; it is told to fetch them again");
     }
