@@ -19,10 +19,11 @@ struct Preview {
 }
 
 impl Preview {
-    /// A round every four seconds, from the 38th on.
+    /// A round every four seconds, from the 38th to the last, and again.
     fn moving_run(&self) -> RunView {
         let seconds = self.started.elapsed().as_secs_f64();
-        let mut run = sample::training_run((38 + (seconds / 4.0) as u64).min(sample::ROUNDS));
+        let round = 38 + (seconds / 4.0) as u64 % (sample::ROUNDS - 38);
+        let mut run = sample::training_run(round);
         for worker in &mut run.workers {
             if let Some(Activity::Training { blocks_done, .. }) = &mut worker.activity {
                 *blocks_done = (seconds.rem_euclid(4.0) * 6.0) as u64;

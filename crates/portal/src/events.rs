@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::Stream;
+use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use opengpu_rounds::RunId;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -34,6 +35,7 @@ struct Watcher {
     run: RunId,
     show: Show,
     changes: watch::Receiver<u64>,
+    stopping: BoxFuture<'static, ()>,
     looked_at: Option<Instant>,
     parts: Vec<Part>,
     points: Option<Points>,
@@ -49,11 +51,13 @@ pub fn stream(
     place: OwnedSemaphorePermit,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let changes = source.changes(run);
+    let stopping = source.stopping();
     let watcher = Watcher {
         source,
         run,
         show,
         changes,
+        stopping,
         looked_at: None,
         parts: Vec::new(),
         points: None,
@@ -106,14 +110,22 @@ impl Watcher {
         }
     }
 
-    /// Waits for a change, or until it is time to look anyway. False when there will be none.
+    /// Waits for a change, or until it is time to look anyway. False when the server stops.
     async fn wait(&mut self, looked_at: Instant) -> bool {
-        let until = tokio::time::timeout_at(looked_at + LONGEST_GAP, self.changes.changed());
-        if let Ok(Err(_sender_is_gone)) = until.await {
-            return false;
+        let waiting = async {
+            let changed = self.changes.changed();
+            if let Ok(Err(_sender_is_gone)) =
+                tokio::time::timeout_at(looked_at + LONGEST_GAP, changed).await
+            {
+                return false;
+            }
+            tokio::time::sleep_until(looked_at + SHORTEST_GAP).await;
+            true
+        };
+        tokio::select! {
+            () = &mut self.stopping => false,
+            go_on = waiting => go_on,
         }
-        tokio::time::sleep_until(looked_at + SHORTEST_GAP).await;
-        true
     }
 }
 

@@ -1,5 +1,7 @@
 //! Numbers as people read them. The space before a unit never breaks.
 
+use opengpu_rounds::Hash;
+
 const SPACE: char = '\u{a0}';
 
 /// `1.23 MB`, in powers of 1000.
@@ -100,8 +102,13 @@ pub fn ago(milliseconds: u64) -> String {
 }
 
 /// The first digits of a hash, enough to compare by eye.
-pub fn short_hash(hash: &opengpu_rounds::Hash) -> String {
+pub fn short_hash(hash: Hash) -> String {
     hash.to_string()[..10].to_string()
+}
+
+/// A digest, unless it stands for weights that are not there yet: that one is all zeros.
+pub fn of_weights(digest: Hash) -> Option<Hash> {
+    (digest != Hash([0; 32])).then_some(digest)
 }
 
 fn scaled(value: f64) -> (String, &'static str) {

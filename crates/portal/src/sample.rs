@@ -96,6 +96,7 @@ pub fn forming_run() -> RunView {
     run.explanation = "Waiting for 3 workers; 0 are here.".into();
     run.rounds.clear();
     run.workers.clear();
+    run.digest = Hash([0; 32]);
     run.evaluations.clear();
     run.training_loss = None;
     run.tokens_per_second = 0.0;

@@ -1,7 +1,8 @@
 //! What a run is: its model, data and rules, and the digest of its weights.
 
 use askama::Template;
-use opengpu_protocol::{Codec, wire::RunView};
+use opengpu_protocol::Codec;
+use opengpu_protocol::wire::{RunView, WorkerView};
 
 use crate::humanize;
 
@@ -9,10 +10,8 @@ use crate::humanize;
 #[derive(Template)]
 #[template(path = "run/about.html")]
 pub struct About {
-    /// Newest revision.
-    pub revision: String,
-    /// Its digest, whole.
-    pub digest: String,
+    /// Newest revision and its digest, whole; None before the first weights.
+    pub weights: Option<(String, String)>,
     /// Workers that hold it, and how many there are.
     pub agreeing: String,
     /// Name and value.
@@ -22,14 +21,17 @@ pub struct About {
 impl About {
     /// Of this run.
     pub fn new(view: &RunView) -> Self {
-        let agreeing = view
-            .workers
-            .iter()
-            .filter(|worker| worker.digest == Some(view.digest))
-            .count();
+        let Some(digest) = humanize::of_weights(view.digest) else {
+            return Self {
+                weights: None,
+                agreeing: "The first weights are not made yet.".into(),
+                facts: facts(view),
+            };
+        };
+        let holds_it = |worker: &&WorkerView| worker.digest == Some(digest);
+        let agreeing = view.workers.iter().filter(holds_it).count();
         Self {
-            revision: view.revision.to_string(),
-            digest: view.digest.to_string(),
+            weights: Some((view.revision.to_string(), digest.to_string())),
             agreeing: match view.workers.len() {
                 0 => "No worker has reported its weights yet.".into(),
                 1 if agreeing == 1 => "The one worker holds exactly these weights.".into(),

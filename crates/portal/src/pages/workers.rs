@@ -66,7 +66,10 @@ pub enum Agreement {
 
 impl Agreement {
     fn of(view: &RunView, worker: &WorkerView) -> Self {
-        match (worker.digest, worker.revision) {
+        match (
+            worker.digest.and_then(humanize::of_weights),
+            worker.revision,
+        ) {
             (Some(digest), _) if digest == view.digest => Self::Same,
             (Some(_), Some(revision)) if revision != view.revision => Self::Behind,
             (Some(_), _) => Self::Differs,
@@ -119,6 +122,7 @@ impl Workers {
 
 impl WorkerRow {
     fn new(view: &RunView, worker: &WorkerView) -> Self {
+        let digest = worker.digest.and_then(humanize::of_weights);
         let silent = worker.silent_ms > view.spec.round.silence_ms;
         let (activity, activity_kind, detail) = describe(worker, silent);
         Self {
@@ -128,13 +132,11 @@ impl WorkerRow {
             activity,
             activity_kind,
             detail,
-            revision: worker
-                .revision
-                .map_or("–".into(), |revision| revision.to_string()),
-            digest: worker
-                .digest
-                .as_ref()
-                .map_or("–".into(), humanize::short_hash),
+            revision: match (digest, worker.revision) {
+                (Some(_), Some(revision)) => format!("revision {revision}"),
+                _ => "none yet".into(),
+            },
+            digest: digest.map_or("–".into(), humanize::short_hash),
             agreement: Agreement::of(view, worker),
             speed: speed(view, worker),
             accepted: worker.accepted,
@@ -216,6 +218,14 @@ mod tests {
             ..view.revision
         });
         assert_eq!(Agreement::of(&view, &worker), Agreement::Behind);
+        // All zeros stand for no weights, on either side.
+        worker.digest = Some(Hash([0; 32]));
+        assert_eq!(Agreement::of(&view, &worker), Agreement::Unknown);
+        let unmade = RunView {
+            digest: Hash([0; 32]),
+            ..view.clone()
+        };
+        assert_eq!(Agreement::of(&unmade, &worker), Agreement::Unknown);
         worker.digest = None;
         assert_eq!(Agreement::of(&view, &worker), Agreement::Unknown);
     }

@@ -137,10 +137,16 @@ async fn a_stream_ends_with_its_run_and_with_its_server() {
     gone.change(|runs| runs.retain(|run| run.run != RunId(1)));
     assert_eq!(stream.message().await, None);
 
+    let ended = fleet();
+    let mut stream = Watching::at(&portal(&ended), "/runs/1/events?show=summary").await;
+    stream.message().await.unwrap();
+    ended.end();
+    assert_eq!(stream.message().await, None);
+
     let stopped = fleet();
     let mut stream = Watching::at(&portal(&stopped), "/runs/1/events?show=summary").await;
     stream.message().await.unwrap();
-    stopped.end();
+    stopped.stop();
     assert_eq!(stream.message().await, None);
 }
 

@@ -21,6 +21,7 @@ struct Fleet {
     runs: Mutex<Vec<RunView>>,
     changes: Mutex<Option<watch::Sender<u64>>>,
     ended: watch::Receiver<u64>,
+    stopping: watch::Sender<bool>,
 }
 
 impl Fleet {
@@ -30,6 +31,7 @@ impl Fleet {
             runs: Mutex::new(runs),
             changes: Mutex::new(Some(sender)),
             ended,
+            stopping: watch::Sender::new(false),
         })
     }
 
@@ -40,7 +42,12 @@ impl Fleet {
         }
     }
 
-    /// The server shuts down.
+    /// The server begins to shut down; nothing is dropped yet.
+    fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Nobody can tell of changes any more.
     fn end(&self) {
         self.changes.lock().unwrap().take();
     }
@@ -61,6 +68,14 @@ impl Source for Fleet {
             .find(|view| view.run == run)
             .cloned();
         async { found }.boxed()
+    }
+
+    fn stopping(&self) -> BoxFuture<'static, ()> {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
+        .boxed()
     }
 
     fn changes(&self, _run: RunId) -> watch::Receiver<u64> {
