@@ -138,7 +138,9 @@ pub struct Remote {
 #[derive(Subcommand, Clone)]
 pub enum RunCommand {
     /// Submit a run file and start it
-    #[command(after_help = "Examples:\n  opengpu run submit examples/shakespeare-nano.toml\n  opengpu run submit my-run.toml --json | jq .run")]
+    #[command(
+        after_help = "Examples:\n  opengpu run submit examples/shakespeare-nano.toml\n  opengpu run submit my-run.toml --json | jq .run"
+    )]
     Submit {
         /// The run file (TOML)
         file: PathBuf,
@@ -167,7 +169,9 @@ pub enum RunCommand {
     #[command(after_help = "Example:\n  opengpu run stop 1")]
     Stop(RunTarget),
     /// Go back to a checkpointed revision, in a new lineage
-    #[command(after_help = "Example:\n  opengpu run rollback 1 --to 0.20       lineage 0, revision 20")]
+    #[command(
+        after_help = "Example:\n  opengpu run rollback 1 --to 0.20       lineage 0, revision 20"
+    )]
     Rollback {
         #[command(flatten)]
         target: RunTarget,
@@ -197,7 +201,9 @@ pub struct RunTarget {
 #[derive(Subcommand, Clone)]
 pub enum DatasetCommand {
     /// Tokenise text and hand it to the coordinator
-    #[command(after_help = "Examples:\n  opengpu dataset add notes notes.txt\n  opengpu dataset add wiki corpus/ --vocab 8192")]
+    #[command(
+        after_help = "Examples:\n  opengpu dataset add notes notes.txt\n  opengpu dataset add wiki corpus/ --vocab 8192"
+    )]
     Add {
         /// What to call it
         name: String,

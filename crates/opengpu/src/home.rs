@@ -35,11 +35,6 @@ impl Home {
         &self.0
     }
 
-    /// SQLite database.
-    pub fn database_url(&self) -> String {
-        format!("sqlite://{}?mode=rwc", self.0.join("opengpu.db").display())
-    }
-
     /// Address of the coordinator that serves from this home, written when it listens.
     pub fn address_file(&self) -> PathBuf {
         self.0.join("address")

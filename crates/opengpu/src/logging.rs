@@ -6,8 +6,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging at `default` unless OPENGPU_LOG says otherwise.
 pub fn start(default: &str) {
-    let filter =
-        EnvFilter::try_from_env("OPENGPU_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = EnvFilter::try_from_env("OPENGPU_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -56,7 +56,9 @@ fn scaled(value: f64, unit: &str) -> String {
         step += 1;
     }
     let digits = usize::from(step > 0 && value < 100.0);
-    format!("{value:.digits$} {}{unit}", steps[step]).trim_end().to_owned()
+    format!("{value:.digits$} {}{unit}", steps[step])
+        .trim_end()
+        .to_owned()
 }
 
 /// First eight digits of a digest.

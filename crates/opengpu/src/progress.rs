@@ -23,7 +23,7 @@ pub async fn follow(
     let mut reporter = Reporter::new(quiet);
     loop {
         check()?;
-        let view = client.run_view(run).await?;
+        let view = client.run(run).await?;
         reporter.look(&view);
         match view.phase.as_str() {
             "finished" if is_evaluated(&view) => return Ok(view),
@@ -35,16 +35,16 @@ pub async fn follow(
 
 /// Whether the newest revision has its full held-out loss.
 fn is_evaluated(view: &RunView) -> bool {
-    view.evaluations
-        .iter()
-        .any(|evaluation| evaluation.revision == view.revision && evaluation.bits_per_byte.is_some())
+    view.evaluations.iter().any(|evaluation| {
+        evaluation.revision == view.revision && evaluation.bits_per_byte.is_some()
+    })
 }
 
 struct Reporter {
     bar: Option<ProgressBar>,
     quiet: bool,
     rounds_shown: u64,
-    explanation: String,
+    phase: String,
 }
 
 impl Reporter {
@@ -60,7 +60,7 @@ impl Reporter {
             bar,
             quiet,
             rounds_shown: 0,
-            explanation: String::new(),
+            phase: String::new(),
         }
     }
 
@@ -75,10 +75,10 @@ impl Reporter {
                 println!("{line}");
             }
         } else if !self.quiet {
-            let waiting = view.revision.number == 0 && view.explanation != self.explanation;
-            if waiting {
+            // Only until the first merge: after it, each round has its own line.
+            if view.revision.number == 0 && view.phase != self.phase {
                 println!("{}: {}", view.phase, view.explanation);
-                self.explanation.clone_from(&view.explanation);
+                self.phase.clone_from(&view.phase);
             }
             if view.revision.number > self.rounds_shown {
                 self.rounds_shown = view.revision.number;

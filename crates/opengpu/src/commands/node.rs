@@ -38,12 +38,20 @@ pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
         NodeCommand::Quarantine(target) => act(target, NodeAction::Quarantine).await,
         NodeCommand::Ban(target) => act(target, NodeAction::Ban).await,
         NodeCommand::Restore(target) => act(target, NodeAction::Restore).await,
-        NodeCommand::Token { label, uses, remote } => {
+        NodeCommand::Token {
+            label,
+            uses,
+            remote,
+        } => {
             let client = remote::operator(home, &remote)?;
             let made = client.make_token(&label, uses.unwrap_or(MANY_USES)).await?;
             show(json, &made, |made| {
                 println!("{}", made.token);
-                println!("join with: opengpu join {} --token {}", client.server(), made.token);
+                println!(
+                    "join with: opengpu join {} --token {}",
+                    client.server(),
+                    made.token
+                );
             })
         }
     }
@@ -72,7 +80,15 @@ fn list(nodes: &[NodeView]) {
         .collect();
     table(
         &[
-            "NODE", "NAME", "STATE", "CONNECTED", "PLATFORM", "CORES", "MEMORY", "WORKERS", "TOKENS",
+            "NODE",
+            "NAME",
+            "STATE",
+            "CONNECTED",
+            "PLATFORM",
+            "CORES",
+            "MEMORY",
+            "WORKERS",
+            "TOKENS",
         ],
         &rows,
     );

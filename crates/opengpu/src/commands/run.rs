@@ -29,7 +29,7 @@ pub async fn run(home: &Home, json: bool, command: RunCommand) -> Result<()> {
             show(json, &runs, |runs| list(runs))
         }
         RunCommand::Show(target) => {
-            let view = target_client(home, &target)?.run_view(id(&target)).await?;
+            let view = target_client(home, &target)?.run(id(&target)).await?;
             show(json, &view, print_run)
         }
         RunCommand::Watch(target) => {
@@ -42,10 +42,10 @@ pub async fn run(home: &Home, json: bool, command: RunCommand) -> Result<()> {
         RunCommand::Stop(target) => act(home, json, &target, RunAction::Stop).await,
         RunCommand::Rollback { target, to } => {
             let client = target_client(home, &target)?;
-            let view = client.run_view(id(&target)).await?;
+            let view = client.run(id(&target)).await?;
             let to = parse_revision(&to, view.revision.lineage)?;
             client.rollback(id(&target), to).await?;
-            let view = client.run_view(id(&target)).await?;
+            let view = client.run(id(&target)).await?;
             show(json, &view, |view| {
                 println!("run {} is at revision {}", view.run, view.revision);
             })
@@ -72,7 +72,7 @@ pub async fn run(home: &Home, json: bool, command: RunCommand) -> Result<()> {
 pub async fn submit(client: &Client, spec: &RunSpec) -> Result<RunView> {
     let view = client.create_run(spec).await?;
     client.act_on_run(view.run, RunAction::Start).await?;
-    Ok(client.run_view(view.run).await?)
+    Ok(client.run(view.run).await?)
 }
 
 fn read_run_file(file: &Path) -> Result<RunSpec> {
@@ -92,7 +92,7 @@ fn target_client(home: &Home, target: &RunTarget) -> Result<Client> {
 async fn act(home: &Home, json: bool, target: &RunTarget, action: RunAction) -> Result<()> {
     let client = target_client(home, target)?;
     client.act_on_run(id(target), action).await?;
-    let view = client.run_view(id(target)).await?;
+    let view = client.run(id(target)).await?;
     show(json, &view, |view| {
         println!("run {} is {}: {}", view.run, view.phase, view.explanation);
     })
@@ -111,8 +111,12 @@ fn parse_revision(text: &str, live_lineage: u32) -> Result<Revision> {
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-    let entries = std::fs::read_dir(from)
-        .with_context(|| format!("cannot read {} (is the coordinator on another machine?)", from.display()))?;
+    let entries = std::fs::read_dir(from).with_context(|| {
+        format!(
+            "cannot read {} (is the coordinator on another machine?)",
+            from.display()
+        )
+    })?;
     for entry in entries {
         let entry = entry?;
         let target = to.join(entry.file_name());
@@ -136,14 +140,17 @@ fn list(runs: &[RunView]) {
                 run.phase.clone(),
                 format!("{}/{}", run.round, run.spec.round.rounds),
                 run.workers.len().to_string(),
-                run.training_loss.map_or("-".into(), |loss| format!("{loss:.3}")),
+                run.training_loss
+                    .map_or("-".into(), |loss| format!("{loss:.3}")),
                 count(run.tokens as f64),
                 run.explanation.clone(),
             ]
         })
         .collect();
     table(
-        &["RUN", "NAME", "PHASE", "ROUND", "WORKERS", "LOSS", "TOKENS", "WHY"],
+        &[
+            "RUN", "NAME", "PHASE", "ROUND", "WORKERS", "LOSS", "TOKENS", "WHY",
+        ],
         &rows,
     );
 }
@@ -180,7 +187,9 @@ fn print_run(view: &RunView) {
                 worker.worker.to_string(),
                 worker.name.clone(),
                 worker.device.clone(),
-                worker.revision.map_or("-".into(), |revision| revision.to_string()),
+                worker
+                    .revision
+                    .map_or("-".into(), |revision| revision.to_string()),
                 worker.digest.map_or("-".into(), short),
                 format!("{:.2}", worker.blocks_per_second),
                 worker.accepted.to_string(),
@@ -205,8 +214,20 @@ mod tests {
     #[test]
     fn a_revision_is_read_with_and_without_its_lineage() {
         let read = |text| parse_revision(text, 3).map_err(|_| ());
-        assert_eq!(read("2.40"), Ok(Revision { lineage: 2, number: 40 }));
-        assert_eq!(read("40"), Ok(Revision { lineage: 3, number: 40 }));
+        assert_eq!(
+            read("2.40"),
+            Ok(Revision {
+                lineage: 2,
+                number: 40
+            })
+        );
+        assert_eq!(
+            read("40"),
+            Ok(Revision {
+                lineage: 3,
+                number: 40
+            })
+        );
         assert_eq!(read("forty"), Err(()));
         assert_eq!(read("1."), Err(()));
     }

@@ -3,13 +3,9 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use opengpu_protocol::{
-    Client,
-    operator::SampleRequest,
-    wire::RunView,
-};
+use opengpu_protocol::{Client, operator::SampleRequest, wire::RunView};
 use opengpu_rounds::RunId;
-use opengpu_trainer_protocol::{ModelConfig, preset_names};
+use opengpu_trainer_protocol::{InnerSettings, ModelConfig, preset_names};
 
 use crate::{
     cli::Up,
@@ -27,6 +23,9 @@ use crate::{
     progress,
 };
 
+/// Held-out text that is also given to `xz`, at most: more would only cost time.
+const YARDSTICK_BYTES: usize = 16 << 20;
+
 /// How a sample starts, and how long it is.
 const PROMPT: &str = "\n";
 const SAMPLE_TOKENS: usize = 80;
@@ -35,7 +34,11 @@ const SAMPLE_TOKENS: usize = 80;
 pub async fn run(home: &Home, json: bool, args: Up) -> Result<()> {
     let Some(preset) = ModelConfig::preset(&args.preset) else {
         let names: Vec<&str> = preset_names().collect();
-        bail!("there is no preset {:?}; there are {}", args.preset, names.join(", "));
+        bail!(
+            "there is no preset {:?}; there are {}",
+            args.preset,
+            names.join(", ")
+        );
     };
     let say = |line: String| {
         if !json {
@@ -86,11 +89,15 @@ async fn drive(
         }
     };
     let run = state.run;
-    if state.sample_before.is_none() {
-        state.sample_before = Some(sample(&client, run).await?);
-        state.write(home.path())?;
-    }
-    let view = progress::follow(&client, run, json, || fleet.check()).await?;
+    let first_sample = async {
+        if state.sample_before.is_none() {
+            state.sample_before = Some(sample(&client, run).await?);
+            state.write(home.path())?;
+        }
+        anyhow::Ok(())
+    };
+    let follow = progress::follow(&client, run, json, || fleet.check());
+    let ((), view) = tokio::try_join!(first_sample, follow)?;
     let outcome = conclude(&client, &state, view, page.clone(), started).await?;
     show(json, &outcome, Outcome::print)?;
     if !args.exit {
@@ -107,7 +114,7 @@ async fn unfinished(home: &Home, client: &Client) -> Result<Option<UpState>> {
     let Some(state) = UpState::read(home.path())? else {
         return Ok(None);
     };
-    let view = client.run_view(state.run).await?;
+    let view = client.run(state.run).await?;
     let ended = matches!(view.phase.as_str(), "finished" | "failed");
     Ok((!ended).then_some(state))
 }
@@ -121,13 +128,18 @@ async fn begin(
     data: Data,
     client: &Client,
 ) -> Result<UpState> {
-    let vocabulary = u32::try_from(preset.vocab_size)?;
-    let context = preset.max_position_embeddings;
-    let prepared = dataset::prepare(home, data.files.clone(), vocabulary, context, json).await?;
-    let held_out = prepared.held_out_text.clone();
-    let xz = tokio::task::spawn_blocking(move || xz_bits_per_byte(&held_out));
-    let name = free_name(&data.name, &client.datasets().await?, |dataset| &dataset.name);
+    let files = data.files.clone();
+    let xz = tokio::task::spawn_blocking(move || {
+        xz_bits_per_byte(&opengpu_dataset::held_out_text(&files, YARDSTICK_BYTES)?)
+    });
+    let prepared = dataset::prepare(home, data.files.clone(), preset.vocab_size, json).await?;
+    let batch = InnerSettings::default().batch_sequences;
+    prepared.check_model(preset.max_position_embeddings, batch)?;
+    let name = free_name(&data.name, &client.datasets().await?, |dataset| {
+        &dataset.name
+    });
     dataset::upload(client, &name, &prepared).await?;
+    dataset::clear_staging(home)?;
     let base = format!("{}-{}", data.name, args.preset);
     let run_name = free_name(&base, &client.runs().await?, |run| &run.spec.name);
     let spec = local_run(run_name, name, &args.preset, args.nodes, args.rounds);
@@ -201,12 +213,13 @@ async fn conclude(
 /// Waits a little for every node to report the final digest.
 async fn settled(client: &Client, mut view: RunView) -> Result<RunView> {
     for _ in 0..50 {
-        let agree = |worker: &opengpu_protocol::wire::WorkerView| worker.digest == Some(view.digest);
+        let agree =
+            |worker: &opengpu_protocol::wire::WorkerView| worker.digest == Some(view.digest);
         if view.workers.iter().all(agree) {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        view = client.run_view(view.run).await?;
+        view = client.run(view.run).await?;
     }
     Ok(view)
 }
@@ -227,13 +240,25 @@ impl Data {
         }
         for file in &args.data {
             std::fs::metadata(file).with_context(|| {
-                format!("cannot read {}; give files or folders of text with --data", file.display())
+                format!(
+                    "cannot read {}; give files or folders of text with --data",
+                    file.display()
+                )
             })?;
         }
-        let stem = args.data[0].file_stem().unwrap_or_default().to_string_lossy();
+        let stem = args.data[0]
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy();
         let name: String = stem
             .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+            .map(|c| {
+                if c.is_ascii_alphanumeric() {
+                    c.to_ascii_lowercase()
+                } else {
+                    '-'
+                }
+            })
             .take(40)
             .collect();
         let name = name.trim_matches('-').to_owned();

@@ -41,7 +41,11 @@ impl Fleet {
             coordinator.check()?;
             if home.address_file().exists() {
                 let address = read_line(&home.address_file(), "the address", "try again")?;
-                let token = read_line(&home.operator_token_file(), "the operator's token", "try again")?;
+                let token = read_line(
+                    &home.operator_token_file(),
+                    "the operator's token",
+                    "try again",
+                )?;
                 let client = Client::operator(&address, &token)?;
                 if client.is_ready().await {
                     return Ok(Self {
@@ -53,7 +57,10 @@ impl Fleet {
                 }
             }
             if started.elapsed() > START_PATIENCE {
-                bail!("the coordinator did not answer within {START_PATIENCE:?}; its log is in {}", home.logs().display());
+                bail!(
+                    "the coordinator did not answer within {START_PATIENCE:?}; its log is in {}",
+                    home.logs().display()
+                );
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -67,7 +67,10 @@ impl Outcome {
         };
         row("before", &self.held_out_before);
         row("after", &self.held_out_after);
-        println!("  {:<34}{:>14}{:>16.3}", "xz -9e", "", self.xz_bits_per_byte);
+        println!(
+            "  {:<34}{:>14}{:>16.3}",
+            "xz -9e", "", self.xz_bits_per_byte
+        );
         println!();
         println!("sample before: {}", quoted(&self.sample_before));
         println!("sample after:  {}", quoted(&self.sample_after));
@@ -85,7 +88,10 @@ impl Outcome {
         println!();
         println!("exported to {}", self.export);
         println!("next:");
-        println!("  opengpu generate --model {} --prompt \"To be, or\"", self.export);
+        println!(
+            "  opengpu generate --model {} --prompt \"To be, or\"",
+            self.export
+        );
         println!("  opengpu up --help          other texts, larger models, more nodes");
         println!("  {}   the run's page", self.page);
     }

@@ -25,7 +25,10 @@ impl UpState {
         let file = home.join("up.json");
         match std::fs::read(&file) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| {
-                format!("{} is damaged; delete it to start a new run", file.display())
+                format!(
+                    "{} is damaged; delete it to start a new run",
+                    file.display()
+                )
             })?)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),

@@ -9,11 +9,9 @@ use anyhow::{Context, Result};
 pub fn xz_bits_per_byte(text: &[u8]) -> Result<f64> {
     const PRESET: u32 = 9;
     const EXTREME: u32 = 1 << 31;
-    let stream = liblzma::stream::Stream::new_easy_encoder(
-        PRESET | EXTREME,
-        liblzma::stream::Check::Crc64,
-    )
-    .context("cannot start the xz encoder")?;
+    let stream =
+        liblzma::stream::Stream::new_easy_encoder(PRESET | EXTREME, liblzma::stream::Check::Crc64)
+            .context("cannot start the xz encoder")?;
     let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
     encoder.write_all(text)?;
     let compressed = encoder.finish()?;

@@ -13,7 +13,12 @@ fn refused(home: &Path, arguments: &[&str]) -> String {
         .arg(home)
         .output()
         .unwrap();
-    assert_eq!(output.status.code(), Some(1), "{:?}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{:?}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     String::from_utf8(output.stderr).unwrap()
 }
 
@@ -21,7 +26,10 @@ fn with_file(name: &str, bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(name);
     std::fs::write(&file, bytes).unwrap();
-    refused(&folder.path().join("home"), &["--data", file.to_str().unwrap()])
+    refused(
+        &folder.path().join("home"),
+        &["--data", file.to_str().unwrap()],
+    )
 }
 
 #[test]
@@ -34,19 +42,28 @@ fn a_missing_file_is_named() {
 #[test]
 fn an_empty_file_is_refused() {
     let error = with_file("empty.txt", b"");
-    assert!(error.contains("empty.txt") && error.contains("empty"), "{error}");
+    assert!(
+        error.contains("empty.txt") && error.contains("empty"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_binary_file_is_refused_with_the_byte() {
     let error = with_file("image.txt", b"some text\0and more");
-    assert!(error.contains("image.txt") && error.contains('9'), "{error}");
+    assert!(
+        error.contains("image.txt") && error.contains('9'),
+        "{error}"
+    );
 }
 
 #[test]
 fn text_that_is_not_utf_8_is_refused_with_the_byte() {
     let error = with_file("latin1.txt", b"caf\xe9 au lait");
-    assert!(error.contains("latin1.txt") && error.contains('3'), "{error}");
+    assert!(
+        error.contains("latin1.txt") && error.contains('3'),
+        "{error}"
+    );
 }
 
 #[test]
@@ -58,7 +75,10 @@ fn text_too_small_for_the_context_is_refused_with_the_numbers() {
 #[test]
 fn a_json_line_without_text_is_named() {
     let error = with_file("docs.jsonl", b"{\"text\": \"fine\"}\n{\"body\": \"no\"}\n");
-    assert!(error.contains("docs.jsonl") && error.contains('2'), "{error}");
+    assert!(
+        error.contains("docs.jsonl") && error.contains('2'),
+        "{error}"
+    );
 }
 
 #[test]
@@ -73,7 +93,10 @@ fn a_taken_port_is_named() {
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
-    assert!(error.contains(&address) && error.contains("--listen"), "{error}");
+    assert!(
+        error.contains(&address) && error.contains("--listen"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -76,9 +76,18 @@ impl Cluster {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // The port must be the same after a restart, so it is chosen before the first start.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let coordinator = spawn_coordinator(folder.path(), port);
-        let mut cluster = Self { folder, port, coordinator, nodes: Vec::new() };
+        let mut cluster = Self {
+            folder,
+            port,
+            coordinator,
+            nodes: Vec::new(),
+        };
         cluster.wait_until_ready().await;
         cluster
     }
@@ -117,10 +126,20 @@ impl Cluster {
         let token = std::fs::read_to_string(self.home().join("join.token")).unwrap();
         let name = format!("node-{index}");
         let mut arguments = vec!["join".to_owned(), self.url()];
-        arguments.extend(["--token".into(), token.trim().into(), "--name".into(), name.clone()]);
+        arguments.extend([
+            "--token".into(),
+            token.trim().into(),
+            "--name".into(),
+            name.clone(),
+        ]);
         arguments.extend(["--threads".into(), "1".into()]);
         arguments.extend(more.iter().map(|&argument| argument.to_owned()));
-        spawn(self.folder.path(), &name, &self.node_home(index), &arguments)
+        spawn(
+            self.folder.path(),
+            &name,
+            &self.node_home(index),
+            &arguments,
+        )
     }
 
     pub fn restart_coordinator(&mut self) {
@@ -137,9 +156,15 @@ impl Cluster {
         let started = Instant::now();
         while !(self.home().join("operator.token").exists() && self.client().is_ready().await) {
             if let Some(status) = self.coordinator.0.try_wait().unwrap() {
-                panic!("the coordinator ended ({status}):\n{}", self.log("coordinator"));
+                panic!(
+                    "the coordinator ended ({status}):\n{}",
+                    self.log("coordinator")
+                );
             }
-            assert!(started.elapsed() < Duration::from_secs(60), "the coordinator never got ready");
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "the coordinator never got ready"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -148,7 +173,19 @@ impl Cluster {
     pub fn submit(&self, rounds: u64, min_workers: u32, more: &str) -> RunId {
         let text = small_corpus(self.folder.path(), 300_000);
         let home = self.home();
-        opengpu(&home, &["dataset", "add", "small", text.to_str().unwrap(), "--vocab", "512", "--url", &self.url()]);
+        opengpu(
+            &home,
+            &[
+                "dataset",
+                "add",
+                "small",
+                text.to_str().unwrap(),
+                "--vocab",
+                "512",
+                "--url",
+                &self.url(),
+            ],
+        );
         let file = self.folder.path().join("run.toml");
         std::fs::write(
             &file,
@@ -159,7 +196,17 @@ impl Cluster {
             ),
         )
         .unwrap();
-        let printed = opengpu(&home, &["run", "submit", file.to_str().unwrap(), "--json", "--url", &self.url()]);
+        let printed = opengpu(
+            &home,
+            &[
+                "run",
+                "submit",
+                file.to_str().unwrap(),
+                "--json",
+                "--url",
+                &self.url(),
+            ],
+        );
         let view: RunView = serde_json::from_str(&printed).unwrap();
         view.run
     }
@@ -169,9 +216,12 @@ impl Cluster {
         let started = Instant::now();
         let client = self.client();
         loop {
-            let view = client.run_view(run).await.unwrap();
+            let view = client.run(run).await.unwrap();
             assert_ne!(view.phase, "failed", "{}", view.explanation);
-            let agree = view.workers.iter().all(|worker| worker.digest == Some(view.digest));
+            let agree = view
+                .workers
+                .iter()
+                .all(|worker| worker.digest == Some(view.digest));
             if view.phase == "finished" && agree {
                 return view;
             }
@@ -197,7 +247,12 @@ fn tail(log: &str) -> String {
 fn spawn_coordinator(folder: &Path, port: u16) -> Guarded {
     let listen = format!("127.0.0.1:{port}");
     let arguments = ["serve".to_owned(), "--listen".into(), listen];
-    spawn(folder, "coordinator", &folder.join("coordinator"), &arguments)
+    spawn(
+        folder,
+        "coordinator",
+        &folder.join("coordinator"),
+        &arguments,
+    )
 }
 
 fn spawn(folder: &Path, name: &str, home: &Path, arguments: &[String]) -> Guarded {

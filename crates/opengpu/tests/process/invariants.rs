@@ -19,7 +19,9 @@ pub async fn whole_log(client: &Client, run: RunId) -> Vec<Event> {
     let mut after = 0;
     loop {
         let page = client.log(run, after).await.unwrap();
-        let Some(last) = page.last() else { return events };
+        let Some(last) = page.last() else {
+            return events;
+        };
         let first = page[0].sequence;
         assert_eq!(first, after + 1, "the log has a gap");
         after = last.sequence;
@@ -38,20 +40,38 @@ pub fn check(events: &[Event], view: &RunView) -> Figures {
     let mut number = 0;
     for event in events {
         match &event.kind {
-            EventKind::Assigned { assignment, blocks: ranges, .. } => {
+            EventKind::Assigned {
+                assignment,
+                blocks: ranges,
+                ..
+            } => {
                 let before = blocks.insert(*assignment, ranges.clone());
                 assert!(before.is_none(), "assignment {assignment} was given twice");
             }
-            EventKind::UpdateAccepted { assignment, blocks_completed, tokens, .. } => {
+            EventKind::UpdateAccepted {
+                assignment,
+                blocks_completed,
+                tokens,
+                ..
+            } => {
                 let before = completed.insert(*assignment, *blocks_completed);
-                assert!(before.is_none(), "the update of {assignment} was accepted twice");
+                assert!(
+                    before.is_none(),
+                    "the update of {assignment} was accepted twice"
+                );
                 accepted_tokens += tokens;
             }
             EventKind::RoundClosed { updates, .. } => {
                 for update in updates {
-                    assert!(merged.insert(*update), "the update of {update} was merged twice");
+                    assert!(
+                        merged.insert(*update),
+                        "the update of {update} was merged twice"
+                    );
                     for block in prefix(&blocks[update], completed[update]) {
-                        assert!(merged_blocks.insert(block), "block {block} was merged twice");
+                        assert!(
+                            merged_blocks.insert(block),
+                            "block {block} was merged twice"
+                        );
                     }
                 }
             }
@@ -62,10 +82,21 @@ pub fn check(events: &[Event], view: &RunView) -> Figures {
             _ => {}
         }
     }
-    let credited: u64 = view.workers.iter().map(|worker| worker.credited_tokens).sum();
-    assert_eq!(credited, accepted_tokens, "credit differs from what was accepted");
+    let credited: u64 = view
+        .workers
+        .iter()
+        .map(|worker| worker.credited_tokens)
+        .sum();
+    assert_eq!(
+        credited, accepted_tokens,
+        "credit differs from what was accepted"
+    );
     assert_eq!(view.tokens, accepted_tokens);
-    Figures { accepted: completed.len(), merged: merged.len(), accepted_tokens }
+    Figures {
+        accepted: completed.len(),
+        merged: merged.len(),
+        accepted_tokens,
+    }
 }
 
 fn prefix(ranges: &[BlockRange], blocks: u64) -> impl Iterator<Item = u64> + '_ {

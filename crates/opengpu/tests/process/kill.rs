@@ -56,19 +56,27 @@ async fn a_run_survives_kill_9_of_everything() {
             *kills.entry("trainer").or_default() += 1;
         }
         pause(&mut random, 100, 1200).await;
-        let view = cluster.client().run_view(run).await.unwrap();
+        let view = cluster.client().run(run).await.unwrap();
         assert_ne!(view.phase, "failed", "{}", view.explanation);
         if view.phase == "finished" {
             break;
         }
     }
-    let view = cluster.wait_until_settled(run, Duration::from_secs(240)).await;
+    let view = cluster
+        .wait_until_settled(run, Duration::from_secs(240))
+        .await;
     let figures = invariants::check(&invariants::whole_log(&cluster.client(), run).await, &view);
     println!("kills {kills:?}, in the middle of {hits:?}, {figures:?}");
-    assert!(kills.values().sum::<usize>() >= 20, "only {kills:?} before the run ended");
+    assert!(
+        kills.values().sum::<usize>() >= 20,
+        "only {kills:?} before the run ended"
+    );
     assert!(kills["coordinator"] >= 10, "{kills:?}");
     for (window, ..) in WINDOWS {
-        assert!(hits.contains_key(window), "no kill hit the middle of a {window}: {hits:?}");
+        assert!(
+            hits.contains_key(window),
+            "no kill hit the middle of a {window}: {hits:?}"
+        );
     }
     assert_eq!(view.revision.number, 40);
 }
@@ -98,13 +106,16 @@ async fn aimed_kill(cluster: &mut Cluster, opens: &str, closes: &str) -> bool {
 /// Kills the trainer child of a node. False if it has none at the moment.
 fn kill_trainer(cluster: &Cluster, index: usize) -> bool {
     let agent = cluster.nodes[index].0.id();
-    let child = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        // The parent is the second field after the name, which may hold spaces.
-        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
-        (parent == agent.to_string()).then_some(pid)
-    });
+    let child = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            // The parent is the second field after the name, which may hold spaces.
+            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+            (parent == agent.to_string()).then_some(pid)
+        });
     let Some(pid) = child else { return false };
     std::process::Command::new("kill")
         .args(["-9", &pid.to_string()])

@@ -29,15 +29,26 @@ fn up_trains_exports_and_ends_with_equal_digests() {
     assert!(output.status.success(), "{errors}");
     let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(outcome["rounds"], 3);
-    let before = outcome["held_out_before"]["bits_per_byte"].as_f64().unwrap();
+    let before = outcome["held_out_before"]["bits_per_byte"]
+        .as_f64()
+        .unwrap();
     let after = outcome["held_out_after"]["bits_per_byte"].as_f64().unwrap();
     assert!(after < before, "{before} → {after}");
     for node in outcome["nodes"].as_array().unwrap() {
         assert_eq!(node["digest"], outcome["digest"]);
     }
     let export = std::path::Path::new(outcome["export"].as_str().unwrap());
-    for file in ["config.json", "model.safetensors", "tokenizer.json", "manifest.json"] {
-        assert!(export.join(file).is_file(), "{file} is missing from {}", export.display());
+    for file in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "manifest.json",
+    ] {
+        assert!(
+            export.join(file).is_file(),
+            "{file} is missing from {}",
+            export.display()
+        );
     }
 }
 
@@ -46,7 +57,11 @@ fn a_second_up_goes_on_with_an_unfinished_run() {
     let folder = tempfile::tempdir().unwrap();
     let text = small_corpus(folder.path(), 300_000);
     let home = folder.path().join("home");
-    let first = up(&home, &text, "4").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let first = up(&home, &text, "4")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut first = Guarded(first);
     let started = std::time::Instant::now();
     let merged_once = || {
@@ -54,13 +69,23 @@ fn a_second_up_goes_on_with_an_unfinished_run() {
         log.contains("merge is durable")
     };
     while !merged_once() {
-        assert!(started.elapsed() < Duration::from_secs(120), "no merge in two minutes");
-        assert!(first.0.try_wait().unwrap().is_none(), "the first up ended early");
+        assert!(
+            started.elapsed() < Duration::from_secs(120),
+            "no merge in two minutes"
+        );
+        assert!(
+            first.0.try_wait().unwrap().is_none(),
+            "the first up ended early"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     first.kill();
     let output = up(&home, &text, "4").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(outcome["run"], 1);
     assert_eq!(outcome["rounds"], 4);

@@ -1,0 +1,104 @@
+//! The bundled corpus, tokenised for an experiment, and the model it is learned by.
+
+use anyhow::{Result, ensure};
+use opengpu_dataset::{Options, PreparedPart, blocks_per_epoch};
+use opengpu_trainer::{Signals, Tokens, evaluate};
+use opengpu_trainer_protocol::{ModelConfig, TokenFiles};
+
+/// How large an experiment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// Minutes for a few rows.
+    Short,
+    /// A minute or two for a row.
+    Full,
+}
+
+/// Data of an experiment. The files are removed when it is dropped.
+pub struct Data {
+    /// The model.
+    pub model: ModelConfig,
+    /// What is trained on.
+    pub training: TokenFiles,
+    /// What losses are measured on.
+    pub held_out: TokenFiles,
+    windows: usize,
+    _folder: tempfile::TempDir,
+}
+
+impl Data {
+    /// Tokenises the bundled corpus.
+    pub fn prepare(scale: Scale) -> Result<Self> {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../corpus/shakespeare.txt");
+        let (vocabulary, hidden, layers, context, windows) = match scale {
+            Scale::Short => (512, 48, 2, 64, 200),
+            Scale::Full => (512, 64, 2, 64, 400),
+        };
+        let model = ModelConfig {
+            vocab_size: vocabulary,
+            hidden_size: hidden,
+            intermediate_size: hidden * 11 / 4 / 8 * 8,
+            num_hidden_layers: layers,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            max_position_embeddings: context,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            tie_word_embeddings: true,
+        };
+        model.check().map_err(anyhow::Error::msg)?;
+        let folder = tempfile::tempdir()?;
+        let options = Options {
+            vocab_size: vocabulary,
+            ..Options::default()
+        };
+        let prepared =
+            opengpu_dataset::prepare(&[corpus.into()], folder.path(), &options, &mut |_| ())?;
+        ensure!(
+            prepared.vocab_size == vocabulary,
+            "the corpus gave a vocabulary of {} instead of {vocabulary}",
+            prepared.vocab_size
+        );
+        let files = |part: &PreparedPart| TokenFiles {
+            files: part.shards.iter().map(|shard| shard.path.clone()).collect(),
+            token_bytes: prepared.token_bytes,
+            tokens: part.tokens,
+            text_bytes: part.text_bytes,
+        };
+        Ok(Self {
+            model,
+            training: files(&prepared.training),
+            held_out: files(&prepared.held_out),
+            windows,
+            _folder: folder,
+        })
+    }
+
+    /// The training tokens, opened.
+    pub fn training(&self) -> Result<Tokens> {
+        Ok(Tokens::open(&self.training, self.model.vocab_size)?)
+    }
+
+    /// Blocks of `batch` sequences in an epoch.
+    pub fn blocks(&self, batch: usize) -> u64 {
+        blocks_per_epoch(
+            self.training.tokens,
+            self.model.max_position_embeddings,
+            batch,
+        )
+    }
+
+    /// Mean loss over part of the held-out text, the same part each time.
+    pub fn held_out_loss(&self, weights: &[f32]) -> Result<f64> {
+        let mut tokens = Tokens::open(&self.held_out, self.model.vocab_size)?;
+        let evaluated = evaluate(
+            &self.model,
+            weights,
+            &mut tokens,
+            Some(self.windows),
+            &Signals::default(),
+            &mut |_, _, _| (),
+        )?;
+        Ok(evaluated.nats_per_token)
+    }
+}

@@ -1,0 +1,98 @@
+//! `opengpu status`: what this machine's agent is doing, from the file that it keeps.
+
+use anyhow::{Result, bail};
+use opengpu_agent::{AgentStatus, DeviceStatus};
+use opengpu_protocol::wire::Activity;
+
+use crate::{
+    home::Home,
+    output::{bytes, count, short, show},
+};
+
+/// Carries out `status`.
+pub fn run(home: &Home, json: bool) -> Result<()> {
+    let Some(status) = opengpu_agent::status(home.path())? else {
+        bail!(
+            "no agent has run in {}; start one with `opengpu join URL`, or name its home with --home",
+            home.path().display()
+        );
+    };
+    show(json, &status, print)
+}
+
+fn print(status: &AgentStatus) {
+    println!(
+        "agent       {}",
+        if status.running {
+            "running"
+        } else {
+            "not running; this is what it was last"
+        }
+    );
+    let node = status.node.map_or("-".to_owned(), |node| node.to_string());
+    println!("node        {node} ({})", status.name);
+    let link = match (&status.connection_problem, status.connected) {
+        (_, true) => "connected".to_owned(),
+        (Some(problem), false) => format!("not connected: {problem}"),
+        (None, false) => "not connected".to_owned(),
+    };
+    println!("coordinator {}, {link}", status.server);
+    if status.draining {
+        println!("draining    an operator lets this node finish and gives it nothing new");
+    }
+    println!(
+        "traffic     {} sent, {} received, {} written to disk",
+        bytes(status.sent_bytes),
+        bytes(status.received_bytes),
+        bytes(status.disk_bytes)
+    );
+    status.devices.iter().for_each(print_device);
+}
+
+fn print_device(device: &DeviceStatus) {
+    println!();
+    let trainer = device.trainer.as_deref().unwrap_or("no trainer yet");
+    println!("device {}    {trainer}", device.device);
+    if let Some(run) = &device.run_name {
+        let revision = device
+            .revision
+            .map_or("-".to_owned(), |revision| revision.to_string());
+        let digest = device.digest.map_or("-".to_owned(), short);
+        println!("  run       {run}, revision {revision} ({digest})");
+    }
+    println!("  doing     {}", doing(device));
+    println!("  speed     {:.2} blocks/s", device.blocks_per_second);
+    println!(
+        "  updates   {} merged, {} not merged, {} waiting",
+        device.merged, device.not_merged, device.unsettled
+    );
+    println!(
+        "  credit    {} tokens",
+        count(device.credited_tokens as f64)
+    );
+    if let Some(problem) = device.problem.as_ref().or(device.trainer_problem.as_ref()) {
+        println!("  problem   {problem}");
+    }
+}
+
+fn doing(device: &DeviceStatus) -> String {
+    match (&device.activity, &device.idle_because) {
+        (
+            Some(Activity::Training {
+                assignment,
+                blocks_done,
+                loss,
+                ..
+            }),
+            _,
+        ) => {
+            format!("training assignment {assignment}, {blocks_done} blocks done, loss {loss:.3}")
+        }
+        (Some(Activity::Sending { assignment }), _) => {
+            format!("sending the update of assignment {assignment}")
+        }
+        (Some(Activity::Preparing { what }), _) => what.clone(),
+        (_, Some(why)) => format!("idle: {why}"),
+        (_, None) => "idle".to_owned(),
+    }
+}
