@@ -18,6 +18,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use fs4::FileExt;
 use opengpu_rounds::RunId;
@@ -45,15 +46,7 @@ impl NodeHome {
         let mut options = File::options();
         let options = options.read(true).write(true).create(true).truncate(false);
         let lock = options.open(&path).map_err(|e| failed("open", &path, e))?;
-        match FileExt::try_lock(&lock) {
-            Ok(()) => {}
-            Err(fs4::TryLockError::WouldBlock) => {
-                return Err(AgentError::HomeInUse {
-                    home: home.to_owned(),
-                });
-            }
-            Err(fs4::TryLockError::Error(source)) => return Err(failed("lock", &path, source)),
-        }
+        take(&lock, home, &path)?;
         Ok(Self {
             folder,
             logs,
@@ -130,6 +123,20 @@ impl NodeHome {
         };
         write().map_err(|e| failed("write", path, e))
     }
+}
+
+/// Takes the lock. Tried a few times, as asking whether a home is in use holds it for a moment.
+fn take(lock: &File, home: &Path, path: &Path) -> Result<(), AgentError> {
+    for _ in 0..5 {
+        match FileExt::try_lock(lock) {
+            Ok(()) => return Ok(()),
+            Err(fs4::TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+            Err(fs4::TryLockError::Error(source)) => return Err(failed("lock", path, source)),
+        }
+    }
+    Err(AgentError::HomeInUse {
+        home: home.to_owned(),
+    })
 }
 
 /// Files that only their owner may read: they hold keys and private progress.

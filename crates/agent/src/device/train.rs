@@ -2,11 +2,11 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use opengpu_protocol::wire::{Activity, AssignmentPlan, UpdateNotice};
-use opengpu_rounds::{AssignmentId, FeedbackId, Hash};
+use opengpu_rounds::{AssignmentId, FeedbackId, Hash, RunId};
 use opengpu_trainer_protocol::{
     Progress, ReplyBody, RequestBody, SharedFile, TrainRequest, TrainerError,
 };
@@ -14,6 +14,9 @@ use opengpu_trainer_protocol::{
 use super::Device;
 use super::job::{Buffers, Job};
 use crate::journal::{Entry, Journal};
+
+/// How often progress is told, and the trainer that its time is over.
+const TICK: Duration = Duration::from_secs(1);
 
 /// What a trainer says of a finished assignment.
 struct Trained {
@@ -122,28 +125,21 @@ impl Device {
                 *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
             });
         tokio::pin!(training);
-        let mut finish_told = false;
-        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+        let mut told: Option<Instant> = None;
+        let mut tick = tokio::time::interval(TICK);
         let answer = loop {
-            let wanted = self.plan().and_then(|plan| plan.run);
-            // A plan without the worker says nothing: a coordinator that was started anew has
-            // yet to hear of it.
-            let obsolete = wanted
-                .as_ref()
-                .is_some_and(|wanted| wanted.run != run || wanted.revision.lineage != lineage);
-            let another = wanted
-                .and_then(|wanted| wanted.assignment)
-                .is_some_and(|planned| planned.assignment != id);
-            if (obsolete || another || Instant::now() >= deadline) && !finish_told {
-                finish_told = true;
-                process.finish().await;
+            // Told again while it goes on: a trainer ignores it until it has read its task.
+            let due = told.is_none_or(|at| at.elapsed() >= TICK);
+            if due && (Instant::now() >= deadline || self.is_obsolete(run, lineage, id)) {
+                told = Some(Instant::now());
+                let _ = tokio::time::timeout(TICK / 10, process.finish()).await;
             }
             tokio::select! {
                 biased;
                 answer = &mut training => break answer,
                 result = self.outbox.answered() => self.sent(result).await,
                 _ = self.shared.line.changed() => self.settle_verdicts().await,
-                () = tokio::time::sleep_until(deadline.into()), if !finish_told => {}
+                () = tokio::time::sleep_until(deadline.into()), if told.is_none() => {}
                 _ = tick.tick() => {
                     self.settle_verdicts().await;
                     let progress = *latest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,6 +168,18 @@ impl Device {
             return Ok(());
         }
         self.trained(&assignment, trained, &out).await
+    }
+
+    /// Whether the coordinator plans something else by now. A plan without the worker says
+    /// nothing: a coordinator that was started anew has yet to hear of it.
+    fn is_obsolete(&self, run: RunId, lineage: u32, id: AssignmentId) -> bool {
+        let Some(planned) = self.plan().and_then(|plan| plan.run) else {
+            return false;
+        };
+        let assignment = planned.assignment.map(|planned| planned.assignment);
+        planned.run != run
+            || planned.revision.lineage != lineage
+            || assignment.is_some_and(|planned| planned != id)
     }
 
     fn training_failed(
