@@ -307,6 +307,14 @@ mod tests {
     }
 
     #[test]
+    fn what_a_run_file_leaves_out_has_a_default() {
+        let short = "name = \"a\"\ndataset = \"b\"\npreset = \"nano\"\n[round]\nrounds = 3\n";
+        let spec = RunSpec::from_toml(short).unwrap();
+        let round = RoundSettings { rounds: 3, ..RoundSettings::default() };
+        assert_eq!(spec.round, round);
+    }
+
+    #[test]
     fn an_unknown_field_is_refused() {
         let error = RunSpec::from_toml(&format!("rnds = 3\n{FILE}")).unwrap_err();
         assert!(matches!(error, SpecError::Syntax(_)));

@@ -4,12 +4,11 @@ use serde::{Deserialize, Serialize};
 
 /// The part of a run file that the state machine reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct RoundSettings {
     /// Outer steps after which the run is finished.
     pub rounds: u64,
     /// Blocks in one epoch of the dataset (filled in when the run is created).
-    #[serde(default)]
     pub blocks_per_epoch: u64,
     /// Workers needed before the first round opens, and to open any later one.
     pub min_workers: u32,
