@@ -1,6 +1,7 @@
 //! The newest weights for people: a Hugging Face folder, or a sampled text.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use opengpu_protocol::operator::SampleRequest;
@@ -9,6 +10,9 @@ use serde::Serialize;
 
 use crate::Coordinator;
 use crate::driver::{LiveRun, WeightsFile};
+
+/// How long a request waits for a new run's first weights.
+const FIRST_WEIGHTS: Duration = Duration::from_secs(120);
 
 /// What lies in an export; written last, so that a folder with it is whole.
 #[derive(Serialize)]
@@ -101,7 +105,18 @@ pub async fn sample(
 }
 
 async fn newest_weights(run: &LiveRun) -> anyhow::Result<(WeightsFile, Revision, Hash)> {
-    let (recipe, digest) = run.newest_recipe().context("the run has no weights yet")?;
+    let mut changes = run.changes();
+    let made = tokio::time::timeout(FIRST_WEIGHTS, async {
+        loop {
+            if let Some(newest) = run.newest_recipe() {
+                return Some(newest);
+            }
+            changes.changed().await.ok()?;
+        }
+    });
+    let newest = made.await.ok().flatten();
+    let (recipe, digest) =
+        newest.context("the run has no weights yet; the coordinator's log says why")?;
     let revision = recipe.target;
     let weights = run.copy_weights(recipe).await?;
     Ok((weights, revision, digest))

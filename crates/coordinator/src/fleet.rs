@@ -178,11 +178,11 @@ impl Memory {
         let known: BTreeSet<RunId> = wants.iter().map(|want| want.run).collect();
         let nodes = &self.nodes;
         let usable = |memory: &WorkerMemory| {
-            nodes
-                .get(&memory.node)
-                .is_some_and(|node| node.state == NodeState::Active)
-                && memory.heard
-                && now_ms.saturating_sub(memory.heard_ms) <= silence_ms
+            // A worker without a run has nothing to report; its node's stream speaks for it.
+            nodes.get(&memory.node).is_some_and(|node| {
+                let recent = memory.heard && now_ms.saturating_sub(memory.heard_ms) <= silence_ms;
+                node.state == NodeState::Active && (node.connected || recent)
+            })
         };
         let may_stay = |memory: &WorkerMemory| {
             nodes
@@ -190,7 +190,12 @@ impl Memory {
                 .is_some_and(|node| may_work(node.state))
         };
         for memory in self.workers.values_mut() {
-            let gone = memory.run.is_some_and(|run| !known.contains(&run)) || !may_stay(memory);
+            let connected = nodes.get(&memory.node).is_some_and(|node| node.connected);
+            // One that is gone for good must not keep its place from one that is there.
+            let lost = !connected && now_ms.saturating_sub(memory.heard_ms) > 4 * silence_ms;
+            let gone = memory.run.is_some_and(|run| !known.contains(&run))
+                || lost
+                || !may_stay(memory);
             if gone && memory.run.take().is_some() {
                 changed = true;
             }
@@ -327,9 +332,24 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_worker_is_given_to_no_run() {
+    fn a_worker_is_given_to_no_run_when_it_is_silent_and_its_node_is_not_connected() {
         let mut memory = fleet(1);
+        if let Some(node) = memory.nodes.get_mut(&NodeId(1)) {
+            node.connected = false;
+        }
         memory.allocate(&[wants(1, true, 9, &[])], 5_000, 1000);
         assert_eq!(given(&memory), [None]);
+    }
+
+    #[test]
+    fn a_lost_worker_makes_room_for_one_that_is_there() {
+        let mut memory = fleet(2);
+        memory.allocate(&[wants(1, true, 1, &[])], 0, 1000);
+        assert_eq!(given(&memory), [Some(1), None]);
+        if let Some(node) = memory.nodes.get_mut(&NodeId(1)) {
+            node.connected = false;
+        }
+        memory.allocate(&[wants(1, true, 1, &[1])], 5_000, 1000);
+        assert_eq!(given(&memory), [None, Some(1)]);
     }
 }

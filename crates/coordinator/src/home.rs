@@ -17,7 +17,7 @@ pub const JOIN_TOKEN: &str = "join.token";
 #[derive(Debug)]
 pub struct Home {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Home {
@@ -46,13 +46,20 @@ impl Home {
         }
         Ok(Self {
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         })
     }
 
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Lets others use the folder, before this value goes.
+    pub fn release(&self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the home folder's lock could not be released");
+        }
     }
 
     /// The token in `file`, made on first use and readable by its owner only.

@@ -159,6 +159,7 @@ async fn run_server(
     measuring.abort();
     coordinator.trainer().end().await;
     coordinator.store().clone().close().await?;
+    coordinator.home_lock().release();
     tracing::info!("stopped");
     result
 }

@@ -26,6 +26,7 @@ pub async fn payload(
     let run = find(&coordinator, run)?;
     may_send(&coordinator, node, &run)?;
     let bytes = body.len() as u64;
+    tracing::info!(run = %run.id, %node, bytes, "payload begins");
     let to_check = (
         body.clone(),
         run.spec.sync.up,

@@ -22,7 +22,7 @@ pub struct Effects {
     jobs: mpsc::Sender<Job>,
     evaluations: mpsc::Sender<Evaluate>,
     merge: Option<(u64, Revision)>,
-    checkpoint: Option<Revision>,
+    checkpoint: bool,
     asked: BTreeSet<Due>,
     copying: Option<(Due, oneshot::Receiver<anyhow::Result<WeightsFile>>)>,
     pause: Duration,
@@ -36,7 +36,7 @@ impl Effects {
             jobs,
             evaluations,
             merge: None,
-            checkpoint: None,
+            checkpoint: false,
             asked: BTreeSet::new(),
             copying: None,
             pause: FIRST_PAUSE,
@@ -55,7 +55,7 @@ impl Effects {
     /// Forgets what is in flight, after the state was read again.
     pub fn forget(&mut self) {
         self.merge = None;
-        self.checkpoint = None;
+        self.checkpoint = false;
     }
 
     /// Starts what the state asks for and is not in flight.
@@ -86,12 +86,12 @@ impl Effects {
             }
             _ => self.merge = None,
         }
-        if let Some(revision) = checkpoint
-            && self.checkpoint != Some(revision)
-        {
+        // One at a time: while a large one is written the run goes on, and the next one that
+        // is due is that of whatever is newest then.
+        if checkpoint.is_some() && !self.checkpoint {
             let job = recipe.clone().map_or(Job::Initialise, Job::Checkpoint);
             if self.jobs.try_send(job).is_ok() {
-                self.checkpoint = Some(revision);
+                self.checkpoint = true;
             }
         }
         self.look_at_evaluations(run, recipe);
@@ -119,6 +119,7 @@ impl Effects {
             Done::Unmergeable(reason) => Some(Input::MergeFailed { reason }),
             Done::Checkpointed(checkpoint) => {
                 self.pause = FIRST_PAUSE;
+                self.checkpoint = false;
                 Some(Input::CheckpointDone {
                     revision: checkpoint.revision,
                     weights: checkpoint.weights,
@@ -132,7 +133,7 @@ impl Effects {
                 );
                 match job {
                     Failed::Merge => self.merge = None,
-                    Failed::Checkpoint => self.checkpoint = None,
+                    Failed::Checkpoint => self.checkpoint = false,
                 }
                 self.not_before = Some(Instant::now() + self.pause);
                 self.pause = (self.pause * 2).min(LAST_PAUSE);

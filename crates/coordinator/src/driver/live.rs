@@ -104,7 +104,7 @@ pub struct LiveRun {
     mailbox: mpsc::Sender<Message>,
     jobs: mpsc::Sender<Job>,
     nudge: Notify,
-    changes: watch::Sender<u64>,
+    changes: Mutex<Option<watch::Sender<u64>>>,
     not_driven: Mutex<Option<String>>,
 }
 
@@ -138,7 +138,7 @@ impl LiveRun {
             mailbox,
             jobs,
             nudge: Notify::new(),
-            changes: watch::Sender::new(0),
+            changes: Mutex::new(Some(watch::Sender::new(0))),
             not_driven: Mutex::default(),
         };
         Ok((
@@ -199,18 +199,24 @@ impl LiveRun {
         self.nudge.notified().await;
     }
 
-    /// Ticks whenever something changed that a watcher should see.
+    /// Ticks whenever something changed that a watcher should see; closed when the run is
+    /// not driven any more.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.as_ref().map_or_else(|| watch::channel(0).1, watch::Sender::subscribe)
     }
 
     /// Makes [`changes`](Self::changes) tick.
     pub fn changed(&self) {
-        self.changes.send_modify(|count| *count += 1);
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(changes) = changes.as_ref() {
+            changes.send_modify(|count| *count += 1);
+        }
     }
 
     /// Says why nobody drives it any more.
     pub(super) fn give_up(&self, why: &str) {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
         *self
             .not_driven
             .lock()

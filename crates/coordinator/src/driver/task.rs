@@ -270,6 +270,7 @@ impl Driver {
                     assignment, tokens, ..
                 } => {
                     metrics.updates_accepted.inc();
+                    tracing::info!(run = %self.run.id, %assignment, tokens, "update accepted");
                     if let Some(loss) = loss.filter(|loss| loss.is_finite()) {
                         self.run
                             .losses()
@@ -277,9 +278,15 @@ impl Driver {
                             .insert(*assignment, (loss, *tokens));
                     }
                 }
-                EventKind::Merged { round, .. } => {
+                EventKind::Merged {
+                    round, revision, ..
+                } => {
                     metrics.rounds_merged.inc();
+                    tracing::info!(run = %self.run.id, round, %revision, "merge is durable");
                     self.note_merged(*round);
+                }
+                EventKind::Checkpointed { revision, .. } => {
+                    tracing::info!(run = %self.run.id, %revision, "checkpoint is durable");
                 }
                 EventKind::RoundAbandoned { .. } => {
                     metrics.rounds_abandoned.inc();

@@ -221,6 +221,8 @@ impl Workshop {
 
     async fn merge(&mut self, pending: PendingMerge, recipe: Recipe) -> anyhow::Result<Done> {
         let started = Instant::now();
+        let updates = pending.updates.len();
+        tracing::info!(run = %self.run.id, round = pending.round, updates, "merge begins");
         let held = self.make(&recipe).await?;
         let payloads = read_payloads(&self.blobs, &pending.updates).await?;
         let layout = Arc::clone(&self.run.layout);
@@ -252,6 +254,7 @@ impl Workshop {
     }
 
     async fn checkpoint(&mut self, recipe: Recipe) -> anyhow::Result<Checkpoint> {
+        tracing::info!(run = %self.run.id, revision = %recipe.target, "checkpoint begins");
         let held = self.make(&recipe).await?;
         let copied = self.write_copy(held).await;
         let file = copied?;
