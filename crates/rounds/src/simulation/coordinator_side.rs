@@ -61,6 +61,13 @@ impl World<'_> {
         let owner = self.owners.iter_mut().find(|owner| owner.epoch == epoch)?;
         let clock = owner.clock(clocks);
         let decision = owner.run.decide(clock, &input, &owner.fleet);
+        let unready = decision.events.iter().find(|event| match event.kind {
+            EventKind::Assigned { worker, base, .. } => !owner.saw_ready(worker, base, clock),
+            _ => false,
+        });
+        if let Some(event) = unready {
+            self.broken = Some(format!("given to a worker that was not ready: {event:?}"));
+        }
         if dies_at == Some(0) {
             return self.die_midway(epoch);
         }
@@ -144,6 +151,8 @@ impl World<'_> {
         let some_time = self
             .random
             .random_range(20..self.settings.round.duration_ms / 5 + 21);
+        // Now and then a checkpoint is written so slowly that merges overtake it.
+        let slowness = if self.random.random_bool(0.3) { 20 } else { 1 };
         let Some(owner) = self.owners.iter_mut().find(|owner| owner.epoch == epoch) else {
             return;
         };
@@ -160,6 +169,7 @@ impl World<'_> {
         {
             owner.writing = Some(revision);
             let weights = owner.weights;
+            let some_time = some_time * slowness;
             then.push((
                 some_time,
                 Happening::CheckpointWritten {

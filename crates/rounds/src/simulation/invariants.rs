@@ -43,6 +43,10 @@ pub(super) struct Invariants {
     /// Blocks in leases and in accepted updates that wait.
     held: HashSet<u64>,
     members: BTreeSet<WorkerId>,
+    /// Those that named a life of error feedback since the last rollback.
+    with_feedback: BTreeSet<WorkerId>,
+    /// Digests along the live lineage, by number.
+    digests: BTreeMap<u64, Hash>,
     /// Founders, and workers with an accepted update: theirs are merged.
     proven: BTreeSet<WorkerId>,
     credited: BTreeMap<WorkerId, u64>,
@@ -73,6 +77,8 @@ impl Invariants {
             live_blocks: HashSet::new(),
             held: HashSet::new(),
             members: BTreeSet::new(),
+            with_feedback: BTreeSet::new(),
+            digests: BTreeMap::new(),
             proven: BTreeSet::new(),
             credited: BTreeMap::new(),
             finished: false,
@@ -101,6 +107,14 @@ impl Invariants {
                 run.revision(),
                 self.revision
             ));
+        }
+        if run.digest() != self.digests.get(&run.revision().number).copied() {
+            return Err(format!("{} has the wrong digest", run.revision()));
+        }
+        for kept in run.checkpoints() {
+            if self.digests.get(&kept.revision.number) != Some(&kept.weights) {
+                return Err(format!("checkpoint {} is of other weights", kept.revision));
+            }
         }
         let returned = run.returned_blocks().map(|range| range.end - range.start);
         let returned: u64 = returned.sum();
@@ -158,9 +172,19 @@ impl Invariants {
                     "founders are those that join before the first round".into()
                 })?;
                 self.members.insert(*worker);
+                self.with_feedback.insert(*worker);
                 if *founder {
                     self.proven.insert(*worker);
                 }
+            }
+            EventKind::FeedbackReset { worker, .. } => drop(self.with_feedback.insert(*worker)),
+            EventKind::Checkpointed {
+                revision, weights, ..
+            } => {
+                let digest = *self.digests.entry(revision.number).or_insert(*weights);
+                ensure(digest == *weights, || {
+                    "a checkpoint has another digest than its revision".into()
+                })?;
             }
             EventKind::WorkerLeft { worker, .. } => drop(self.members.remove(worker)),
             EventKind::RoundOpened {
@@ -235,6 +259,7 @@ impl Invariants {
                 round,
                 revision,
                 factors,
+                digest,
                 ..
             } => {
                 ensure(
@@ -245,6 +270,7 @@ impl Invariants {
                     "factors do not fit".into()
                 })?;
                 self.check_merged(*revision)?;
+                self.digests.insert(revision.number, *digest);
                 self.round_is = RoundIs::None;
             }
             EventKind::RolledBack { to, revision, .. } => self.check_rolled_back(*to, *revision)?,
@@ -256,8 +282,6 @@ impl Invariants {
             }
             EventKind::Forming
             | EventKind::Gathering { .. }
-            | EventKind::FeedbackReset { .. }
-            | EventKind::Checkpointed { .. }
             | EventKind::Paused { .. }
             | EventKind::Resumed
             | EventKind::Stopping { .. }
@@ -302,6 +326,9 @@ impl Invariants {
             "not from the newest revision".into()
         })?;
         ensure(self.members.contains(worker), || "not a member".into())?;
+        ensure(self.with_feedback.contains(worker), || {
+            "its error feedback ended with the rollback".into()
+        })?;
         ensure(self.given_in_round.insert((*round, *worker)), || {
             "a second assignment in one round".into()
         })?;
@@ -433,6 +460,8 @@ impl Invariants {
                 self.live_blocks.remove(&block);
             }
         }
+        self.digests.split_off(&(to.number + 1));
+        self.with_feedback.clear();
         // What waited is dropped, and no lease outlives a rollback.
         self.held.clear();
         for given in self.given.values() {

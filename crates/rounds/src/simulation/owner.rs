@@ -105,6 +105,16 @@ impl Owner {
         Ok(())
     }
 
+    /// Whether `worker` was heard of lately, holding `base`, and is not drained.
+    pub fn saw_ready(&self, worker: WorkerId, base: Revision, clock_ms: u64) -> bool {
+        let silence_ms = self.run.settings().silence_ms;
+        self.fleet.get(&worker).is_some_and(|sight| {
+            sight.revision == Some(base)
+                && !sight.draining
+                && clock_ms <= sight.last_heard_ms + silence_ms
+        })
+    }
+
     /// The coordinator's clock.
     pub fn clock(&self, clocks: Clocks) -> u64 {
         self.base_ms + (clocks.monotonic_ms - self.started_ms)
