@@ -11,6 +11,9 @@ use crate::home::{Home, read_line};
 /// How long the coordinator may take to answer.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long the processes of an earlier `up` on this home may take to stop.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(15);
+
 /// The processes of one `up`.
 pub struct Fleet {
     coordinator: Process,
@@ -22,6 +25,7 @@ pub struct Fleet {
 impl Fleet {
     /// Starts the coordinator and waits until it answers.
     pub async fn start(home: &Home, listen: SocketAddr) -> Result<Self> {
+        wait_until_free(home).await?;
         // The address of an earlier coordinator must not be taken for this one's.
         let _ = std::fs::remove_file(home.address_file());
         let mut coordinator = Process::start(
@@ -119,4 +123,34 @@ impl Fleet {
         futures::future::try_join_all(self.nodes.into_iter().map(Process::stop)).await?;
         self.coordinator.stop().await
     }
+}
+
+/// Waits while the processes of an `up` that was killed are still stopping. They hold the
+/// locks of their folders until they have.
+async fn wait_until_free(home: &Home) -> Result<()> {
+    let started = std::time::Instant::now();
+    let mut locks = vec![home.path().join("serve.lock")];
+    for index in 1.. {
+        let folder = home.local_node(index);
+        if !folder.exists() {
+            break;
+        }
+        locks.push(folder.join("node").join("lock"));
+    }
+    while let Some(held) = locks.iter().find(|lock| is_held(lock)) {
+        if started.elapsed() > FAREWELL_PATIENCE {
+            bail!(
+                "the home folder {} is in use ({} is locked); stop that `opengpu up` or `opengpu serve`, or choose another folder with --home",
+                home.path().display(),
+                held.display()
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+fn is_held(lock: &std::path::Path) -> bool {
+    std::fs::File::open(lock)
+        .is_ok_and(|file| matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock)))
 }

@@ -8,9 +8,10 @@ use opengpu_rounds::{AssignmentId, BlockRange, Event, EventKind, RunId};
 /// Figures of a log that passed.
 #[derive(Debug)]
 pub struct Figures {
+    /// Updates accepted.
     pub accepted: usize,
+    /// Updates merged.
     pub merged: usize,
-    pub accepted_tokens: u64,
 }
 
 /// Reads the whole log of a run.

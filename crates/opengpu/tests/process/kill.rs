@@ -66,7 +66,10 @@ async fn a_run_survives_kill_9_of_everything() {
         .wait_until_settled(run, Duration::from_secs(240))
         .await;
     let figures = invariants::check(&invariants::whole_log(&cluster.client(), run).await, &view);
-    println!("kills {kills:?}, in the middle of {hits:?}, {figures:?}");
+    println!(
+        "kills {kills:?}, in the middle of {hits:?}, {} updates accepted, {} merged",
+        figures.accepted, figures.merged
+    );
     assert!(
         kills.values().sum::<usize>() >= 20,
         "only {kills:?} before the run ended"
