@@ -137,7 +137,10 @@ async fn a_long_run_keeps_what_it_needs_and_no_more() {
     }
     // Two checkpoints with the merges since the older, and the payloads since the newer.
     let every = usize::try_from(long_run::CHECKPOINT_EVERY).unwrap();
-    assert!(most <= 2 * 2 + 2 * every + 8 * (every + 1) + 4, "{most} blobs");
+    assert!(
+        most <= 2 * 2 + 2 * every + 8 * (every + 1) + 4,
+        "{most} blobs"
+    );
 }
 
 proptest! {
