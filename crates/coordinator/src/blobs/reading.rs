@@ -96,8 +96,10 @@ impl Blobs {
                 });
             }
         }
-        let mut options = GetOptions::default();
-        options.range = range.map(GetRange::Bounded);
+        let options = GetOptions {
+            range: range.map(GetRange::Bounded),
+            ..GetOptions::default()
+        };
         let result = self
             .store
             .get_opts(&location(hash), options)

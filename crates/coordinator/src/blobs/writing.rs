@@ -138,7 +138,7 @@ impl Blobs {
                 bytes,
             });
         }
-        Ok(upload.complete().await?)
+        upload.complete().await
     }
 
     async fn finish_incoming(&self, upload: Upload) -> Result<(Hash, u64), PutError> {

@@ -231,11 +231,11 @@ impl Workshop {
         let merged =
             blocking(move || Ok(compute(&layout, &settings, held, &updates, &payloads))).await?;
         match merged {
-            Err((held, reason)) => {
+            (held, Err(reason)) => {
                 self.held = Some(held);
                 Ok(Done::Unmergeable(reason))
             }
-            Ok((held, merge)) => {
+            (held, Ok(merge)) => {
                 let merge_bytes = merge.bytes.len() as u64;
                 let hash = self.blobs.put(merge.bytes).await?;
                 let digest = held.digest;
@@ -391,15 +391,15 @@ impl Workshop {
                 Ok(payloads) if !payloads.is_empty() => {
                     compute(&layout, &settings, held, &record.updates, &payloads)
                 }
-                Ok(_) => Err((held, "its updates are no longer listed".to_owned())),
-                Err(error) => Err((held, format!("{error:#}"))),
+                Ok(_) => Err(Box::new((held, "its updates are no longer listed".to_owned()))),
+                Err(error) => Err(Box::new((held, format!("{error:#}")))),
             };
             let (mut held, why) = match computed {
                 Ok((held, merge)) if merge.bytes == *logged && held.digest == record.digest => {
                     return Ok(held);
                 }
                 Ok((held, _)) => (held, "the merge came out differently".to_owned()),
-                Err((held, reason)) => (held, reason),
+                Err(unmerged) => *unmerged,
             };
             tracing::error!(
                 revision = %record.revision, why,
@@ -417,7 +417,8 @@ impl Workshop {
     }
 }
 
-type Computed = Result<(Held, opengpu_merge::Merge), (Held, String)>;
+/// What is held either way, and the merge or why there is none.
+type Computed = (Held, Result<opengpu_merge::Merge, String>);
 
 fn compute(
     layout: &Layout,
@@ -443,11 +444,11 @@ fn compute(
     ) {
         Ok(merge) => {
             held.digest = Hash(merge.digest);
-            Ok((held, merge))
+            (held, Ok(merge))
         }
         Err(error) => {
             let reason = format!("{:#}", anyhow::Error::from(error));
-            Err((held, reason))
+            (held, Err(reason))
         }
     }
 }

@@ -91,7 +91,7 @@ fn carried_moments_change_the_next_assignment_and_loading_drops_them() {
     assert_eq!(bench.inner.state, InnerState::Carry);
     let mut trainer = Trainer::start(1);
     trainer.ask(bench.initialise(1, "w0"));
-    let mut train = |trainer: &mut Trainer, out: &str| {
+    let train = |trainer: &mut Trainer, out: &str| {
         trainer.ask(RequestBody::Train(bench.assignment(&[(0, 3)], out)));
         std::fs::read(bench.path(out)).unwrap()
     };

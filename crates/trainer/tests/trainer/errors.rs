@@ -5,7 +5,7 @@ use opengpu_trainer_protocol::{ErrorCode, ReplyBody, RequestBody};
 use crate::support::{Bench, Trainer, write_tokens};
 
 /// Asserts an error of that code whose message contains `part`.
-fn refused(reply: &ReplyBody, expected: ErrorCode, part: &str) {
+pub fn refused(reply: &ReplyBody, expected: ErrorCode, part: &str) {
     match reply {
         ReplyBody::Error { code, message } => {
             assert_eq!(*code, expected, "{message}");

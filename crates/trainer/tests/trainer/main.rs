@@ -4,5 +4,7 @@
 mod support;
 
 mod assignments;
+mod checkpoints;
 mod errors;
+mod golden;
 mod operations;

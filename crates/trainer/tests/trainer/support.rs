@@ -103,7 +103,7 @@ impl Bench {
         };
         // Two shards, so that sequences cross the border between them.
         let text: Vec<u16> = (0..6000u32)
-            .map(|i| ((i * i / 7 + i % 13) % 96) as u16)
+            .map(|i| ((i * 7 + i / 500) % 96) as u16)
             .collect();
         let tokens = write_tokens(folder.path(), "train", &[&text[..2501], &text[2501..]]);
         let held_out = write_tokens(folder.path(), "held", &[&text[100..700]]);
