@@ -62,7 +62,10 @@ mod tests {
             .iter()
             .flat_map(|weight| weight.to_le_bytes())
             .collect();
-        assert_eq!(blake3::hash(&bytes).to_hex().as_str(), "GOLDEN",);
+        assert_eq!(
+            blake3::hash(&bytes).to_hex().as_str(),
+            "f32abb7f30b6f395b6f24ad7fc9df09c80ff9ab79e8cac6396f4f2686b07a1bc",
+        );
     }
 
     #[test]

@@ -54,7 +54,7 @@ step!(
     Norm,
     2,
     (FloatTensor<B>, FloatTensor<B>, f32),
-    |dy, saved| { B::norm_backward(dy, saved.0, saved.1, saved.2) }
+    |dy, saved| B::norm_backward(dy, saved.0, saved.1, saved.2)
 );
 step!(
     Attention,

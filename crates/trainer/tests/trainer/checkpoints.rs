@@ -36,11 +36,17 @@ fn export(bench: &Bench, weights: &str, out: &str, max_file_bytes: u64) -> Reque
 }
 
 fn import(bench: &Bench, folder: &str) -> RequestBody {
-    RequestBody::Import { folder: bench.path(folder), out: bench.path("imported") }
+    RequestBody::Import {
+        folder: bench.path(folder),
+        out: bench.path("imported"),
+    }
 }
 
 fn names(files: &[PathBuf]) -> Vec<&str> {
-    files.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect()
+    files
+        .iter()
+        .map(|file| file.file_name().unwrap().to_str().unwrap())
+        .collect()
 }
 
 fn json_of(path: PathBuf) -> Value {
@@ -85,17 +91,29 @@ fn a_small_model_is_one_file_and_comes_back_the_same() {
 #[test]
 fn a_large_model_is_cut_into_files_with_an_index_and_comes_back_the_same() {
     let (bench, mut trainer, files) = exported(8000);
-    let shards = files.iter().filter(|file| file.extension().unwrap() == "safetensors").count();
+    let shards = files
+        .iter()
+        .filter(|file| file.extension().unwrap() == "safetensors")
+        .count();
     assert!(shards > 2, "{files:?}");
     let index = json_of(bench.path("model/model.safetensors.index.json"));
     let map = index["weight_map"].as_object().unwrap();
     assert_eq!(map.len(), bench.model.tensors().len());
-    assert_eq!(index["metadata"]["total_size"], bench.model.parameters() * 4);
+    assert_eq!(
+        index["metadata"]["total_size"],
+        bench.model.parameters() * 4
+    );
     // A file exceeds the limit only if it holds one tensor alone.
-    for file in files.iter().filter(|file| file.extension().unwrap() == "safetensors") {
+    for file in files
+        .iter()
+        .filter(|file| file.extension().unwrap() == "safetensors")
+    {
         let name = file.file_name().unwrap().to_str().unwrap();
         let tensors = map.values().filter(|value| *value == name).count();
-        assert!(tensors == 1 || std::fs::metadata(file).unwrap().len() < 8000 + 2000, "{name}");
+        assert!(
+            tensors == 1 || std::fs::metadata(file).unwrap().len() < 8000 + 2000,
+            "{name}"
+        );
     }
     trainer.ask(import(&bench, "model"));
     let read = |name| std::fs::read(bench.path(name)).unwrap();
@@ -107,7 +125,11 @@ fn a_tokenizer_with_too_many_tokens_is_refused() {
     let (bench, mut trainer, _) = exported(1 << 30);
     write_tokenizer(&bench.path("tokenizer.json"), 96);
     let reply = trainer.ask(export(&bench, "w0", "other", 1 << 30));
-    refused(&reply, ErrorCode::BadFile, "has 97 tokens, the model's vocabulary only 96");
+    refused(
+        &reply,
+        ErrorCode::BadFile,
+        "has 97 tokens, the model's vocabulary only 96",
+    );
 }
 
 #[test]
@@ -119,16 +141,41 @@ fn folders_that_lie_are_refused_with_the_reason() {
         let mut config = config.clone();
         change(&mut config);
         std::fs::write(&config_path, config.to_string()).unwrap();
-        refused(&trainer.ask(import(&bench, "model")), ErrorCode::BadFile, part);
+        refused(
+            &trainer.ask(import(&bench, "model")),
+            ErrorCode::BadFile,
+            part,
+        );
     };
-    with_config(&|config| config["model_type"] = json!("mamba"), "`mamba`; only `llama`");
-    with_config(&|config| config["attention_bias"] = json!(true), "attention_bias is true");
-    with_config(&|config| config["hidden_size"] = json!(-4), "hidden_size is -4");
-    with_config(&|config| config["hidden_size"] = json!(1u64 << 31), "larger than this trainer");
+    with_config(
+        &|config| config["model_type"] = json!("mamba"),
+        "`mamba`; only `llama`",
+    );
+    with_config(
+        &|config| config["attention_bias"] = json!(true),
+        "attention_bias is true",
+    );
+    with_config(
+        &|config| config["hidden_size"] = json!(-4),
+        "hidden_size is -4",
+    );
+    with_config(
+        &|config| config["hidden_size"] = json!(1u64 << 31),
+        "larger than this trainer",
+    );
     with_config(&|config| config["head_dim"] = json!(16), "head_dim is 16");
-    with_config(&|config| config["rope_parameters"] = json!({"rope_type": "yarn"}), "`yarn`");
-    with_config(&|config| config["vocab_size"] = json!(97), "config.json says [97, 32]");
-    with_config(&|config| config["num_hidden_layers"] = json!(3), "no tensor model.layers.2");
+    with_config(
+        &|config| config["rope_parameters"] = json!({"rope_type": "yarn"}),
+        "`yarn`",
+    );
+    with_config(
+        &|config| config["vocab_size"] = json!(97),
+        "config.json says [97, 32]",
+    );
+    with_config(
+        &|config| config["num_hidden_layers"] = json!(3),
+        "no tensor model.layers.2",
+    );
     std::fs::write(&config_path, config.to_string()).unwrap();
 
     let path = bench.path("model/model.safetensors");
@@ -144,13 +191,20 @@ fn folders_that_lie_are_refused_with_the_reason() {
     let header = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
     let mut nan = good.clone();
     nan[8 + header..][..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
-    with_bytes(&nan, ErrorCode::NotFinite, "number 0 of model.embed_tokens.weight is inf");
+    with_bytes(
+        &nan,
+        ErrorCode::NotFinite,
+        "number 0 of model.embed_tokens.weight is inf",
+    );
     let mut other = good.clone();
     let place = other.windows(3).position(|bytes| bytes == b"F32").unwrap();
     other[place..place + 3].copy_from_slice(b"I32");
     with_bytes(&other, file, "only F32, F16 and BF16");
     std::fs::write(&path, &good).unwrap();
-    assert!(matches!(trainer.ask(import(&bench, "model")), ReplyBody::Written { .. }));
+    assert!(matches!(
+        trainer.ask(import(&bench, "model")),
+        ReplyBody::Written { .. }
+    ));
 }
 
 /// Headers from strangers: whatever a byte is changed to, there is an answer and no panic.
@@ -162,7 +216,9 @@ fn no_changed_byte_of_a_header_ends_the_trainer() {
     let header = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
     let mut state = 1u64;
     for _ in 0..400 {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         let mut bytes = good.clone();
         let place = (state >> 33) as usize % (header + 8);
         bytes[place] = (state >> 20) as u8;
@@ -202,7 +258,13 @@ fn samples_repeat_for_a_seed_and_fill_beyond_the_context() {
     let mut refuse = |temperature| {
         let tokenizer = bench.path("tokenizer.json");
         let prompt = String::new();
-        let request = RequestBody::Sample { tokenizer, prompt, max_tokens: 1, temperature, seed: 1 };
+        let request = RequestBody::Sample {
+            tokenizer,
+            prompt,
+            max_tokens: 1,
+            temperature,
+            seed: 1,
+        };
         trainer.ask(request)
     };
     refused(&refuse(-1.0), ErrorCode::BadRequest, "temperature is -1");

@@ -23,7 +23,9 @@ struct Case {
 
 fn cases() -> Vec<Case> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    ["tied-grouped", "untied-full"].map(|name| read_case(root.join(name))).into()
+    ["tied-grouped", "untied-full"]
+        .map(|name| read_case(root.join(name)))
+        .into()
 }
 
 fn read_case(folder: PathBuf) -> Case {
@@ -65,14 +67,23 @@ fn read_case(folder: PathBuf) -> Case {
 /// Asserts that numbers are those of a golden file, to 1e-4 of the largest.
 fn assert_golden(case: &Case, name: &str, got: &[f32]) {
     let bytes = std::fs::read(case.folder.join(name)).unwrap();
-    let golden: Vec<f32> =
-        bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let golden: Vec<f32> = bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
     assert_eq!(got.len(), golden.len(), "{name}");
-    let largest = golden.iter().fold(0.0f32, |most, number| most.max(number.abs()));
+    let largest = golden
+        .iter()
+        .fold(0.0f32, |most, number| most.max(number.abs()));
     for (place, (got, golden)) in got.iter().zip(&golden).enumerate() {
         let error = (got - golden).abs();
         let folder = case.folder.display();
-        assert!(error <= 1e-4 * largest, "{folder}/{name}: number {place}: {got}, not {golden}");
+        assert!(
+            error <= 1e-4 * largest,
+            "{folder}/{name}: number {place}: {got}, not {golden}"
+        );
     }
 }
 
@@ -87,7 +98,11 @@ fn logits_losses_and_gradients_are_those_of_transformers() {
             let logits: Vec<f32> = case.sequences.iter().flat_map(logits).collect();
             assert_golden(&case, "logits.f32", &logits);
             let (inputs, targets) = (&case.batch.inputs, &case.batch.targets);
-            assert_golden(&case, "losses.f32", &llama.token_losses(inputs, targets, length));
+            assert_golden(
+                &case,
+                "losses.f32",
+                &llama.token_losses(inputs, targets, length),
+            );
             let mut gradient = vec![0.0; case.weights.len()];
             llama.loss_and_gradient(inputs, targets, length, &mut gradient);
             assert_golden(&case, "gradient.f32", &gradient);
@@ -100,7 +115,9 @@ fn a_few_steps_of_adamw_end_where_torch_ends() {
     for mut case in cases() {
         let mut training = InnerLoop::new(&case.model, &case.inner);
         for _ in 0..case.steps {
-            training.step(&mut case.weights, &case.batch, case.rate).unwrap();
+            training
+                .step(&mut case.weights, &case.batch, case.rate)
+                .unwrap();
         }
         assert_golden(&case, "trained.f32", &case.weights);
     }
