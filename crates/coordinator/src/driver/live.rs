@@ -203,7 +203,9 @@ impl LiveRun {
     /// not driven any more.
     pub fn changes(&self) -> watch::Receiver<u64> {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        changes.as_ref().map_or_else(|| watch::channel(0).1, watch::Sender::subscribe)
+        changes
+            .as_ref()
+            .map_or_else(|| watch::channel(0).1, watch::Sender::subscribe)
     }
 
     /// Makes [`changes`](Self::changes) tick.
@@ -216,7 +218,10 @@ impl LiveRun {
 
     /// Says why nobody drives it any more.
     pub(super) fn give_up(&self, why: &str) {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.changes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         *self
             .not_driven
             .lock()

@@ -391,15 +391,15 @@ impl Workshop {
                 Ok(payloads) if !payloads.is_empty() => {
                     compute(&layout, &settings, held, &record.updates, &payloads)
                 }
-                Ok(_) => Err(Box::new((held, "its updates are no longer listed".to_owned()))),
-                Err(error) => Err(Box::new((held, format!("{error:#}")))),
+                Ok(_) => (held, Err("its updates are no longer listed".to_owned())),
+                Err(error) => (held, Err(format!("{error:#}"))),
             };
             let (mut held, why) = match computed {
-                Ok((held, merge)) if merge.bytes == *logged && held.digest == record.digest => {
+                (held, Ok(merge)) if merge.bytes == *logged && held.digest == record.digest => {
                     return Ok(held);
                 }
-                Ok((held, _)) => (held, "the merge came out differently".to_owned()),
-                Err(unmerged) => *unmerged,
+                (held, Ok(_)) => (held, "the merge came out differently".to_owned()),
+                (held, Err(reason)) => (held, reason),
             };
             tracing::error!(
                 revision = %record.revision, why,
