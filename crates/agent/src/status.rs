@@ -86,6 +86,8 @@ pub struct DeviceStatus {
     pub merged: u64,
     /// Updates refused or not merged since the agent started.
     pub not_merged: u64,
+    /// The run that was found to be over.
+    pub over: Option<RunId>,
     /// Tokens credited to the worker, as the coordinator said last.
     pub credited_tokens: u64,
     /// The latest verdicts, oldest first.
