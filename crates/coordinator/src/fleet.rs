@@ -193,9 +193,8 @@ impl Memory {
             let connected = nodes.get(&memory.node).is_some_and(|node| node.connected);
             // One that is gone for good must not keep its place from one that is there.
             let lost = !connected && now_ms.saturating_sub(memory.heard_ms) > 4 * silence_ms;
-            let gone = memory.run.is_some_and(|run| !known.contains(&run))
-                || lost
-                || !may_stay(memory);
+            let gone =
+                memory.run.is_some_and(|run| !known.contains(&run)) || lost || !may_stay(memory);
             if gone && memory.run.take().is_some() {
                 changed = true;
             }

@@ -5,12 +5,13 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use opengpu_protocol::wire::BlobManifest;
 use opengpu_rounds::Hash;
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{Called, Caller, Segments};
+use super::gate::STALL;
 use crate::Coordinator;
 use crate::blobs::{BlobError, PutError};
 
@@ -97,11 +98,16 @@ pub async fn put(
     request: Request,
 ) -> ApiResult<StatusCode> {
     let received = coordinator.clone();
-    let stream = request.into_body().into_data_stream().map(move |piece| {
-        if let Ok(piece) = &piece {
-            received.metrics().received_bytes.inc_by(piece.len() as u64);
-        }
-        piece
+    let stream = request
+        .into_body()
+        .into_data_stream()
+        .map_err(std::io::Error::other);
+    // A sender that stalls holds nothing for long.
+    let stream = tokio_stream::StreamExt::timeout(stream, STALL);
+    let stream = stream.map(move |piece| {
+        let piece = piece.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        received.metrics().received_bytes.inc_by(piece.len() as u64);
+        Ok::<_, std::io::Error>(piece)
     });
     match coordinator
         .blobs()

@@ -2,6 +2,8 @@
 //! that the OpenAPI document says about it. The router and the document are both made from
 //! these values, so that no endpoint exists without either.
 
+use std::time::Duration;
+
 use axum::extract::Request;
 use axum::handler::Handler;
 use axum::http::Method;
@@ -56,6 +58,8 @@ pub struct Endpoint {
     pub answer: &'static str,
     /// Query parameters.
     pub query: &'static [&'static str],
+    /// Longest time until the answer begins.
+    pub within: Duration,
     /// The function.
     pub route: MethodRouter<Coordinator>,
 }
@@ -82,6 +86,7 @@ impl Endpoint {
             request: None,
             answer: "application/json",
             query: &[],
+            within: Duration::from_secs(60),
             route: on(filter, handler),
         }
     }
@@ -139,6 +144,11 @@ impl Endpoint {
     /// The type of the answer, or its media type.
     pub fn answers(mut self, answer: &'static str) -> Self {
         self.answer = answer;
+        self
+    }
+    /// The answer may take this long to begin; a minute where nothing is said.
+    pub fn within(mut self, within: Duration) -> Self {
+        self.within = within;
         self
     }
     /// Parameters after the question mark.

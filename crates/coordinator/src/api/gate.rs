@@ -21,9 +21,7 @@ use crate::Coordinator;
 use crate::metrics::RequestLabels;
 
 /// Longest wait for the next piece of a body.
-const STALL: Duration = Duration::from_secs(30);
-/// Longest time a handler may take before its answer begins.
-const HANDLER_TIMEOUT: Duration = Duration::from_secs(300);
+pub const STALL: Duration = Duration::from_secs(30);
 
 /// The rule of one endpoint.
 #[derive(Clone)]
@@ -34,6 +32,8 @@ pub struct Gate {
     pub access: Access,
     /// What may be sent.
     pub body: BodyRule,
+    /// Longest time until the handler's answer begins.
+    pub within: Duration,
 }
 
 /// Middleware of one endpoint.
@@ -42,13 +42,13 @@ pub async fn pass(State(gate): State<Gate>, request: Request, next: Next) -> Res
         Ok(request) => request,
         Err(response) => return response,
     };
-    match tokio::time::timeout(HANDLER_TIMEOUT, next.run(request)).await {
+    match tokio::time::timeout(gate.within, next.run(request)).await {
         Ok(response) => response,
         Err(_) => ApiError::unavailable(
             "timeout",
             format!(
                 "the coordinator did not answer within {} s",
-                HANDLER_TIMEOUT.as_secs()
+                gate.within.as_secs()
             ),
         )
         .into_response(),

@@ -37,6 +37,7 @@ pub fn router(coordinator: &Coordinator, extra: Router) -> Router {
             coordinator: coordinator.clone(),
             access: endpoint.access,
             body: endpoint.body,
+            within: endpoint.within,
         };
         api = api.route(
             endpoint.path,

@@ -1,5 +1,7 @@
 //! All endpoints.
 
+use std::time::Duration;
+
 use super::endpoint::{Access, BodyRule, Endpoint};
 use super::{blobs, datasets, directives, nodes, runs, status, tokens, updates, workers};
 
@@ -7,6 +9,11 @@ use super::{blobs, datasets, directives, nodes, runs, status, tokens, updates, w
 const SMALL: usize = 16 * 1024;
 /// Bytes of a run file or a dataset's manifest.
 const LARGE: usize = 4 * 1024 * 1024;
+
+/// For what waits for the trainer.
+const LONG: Duration = Duration::from_secs(600);
+/// For what is sent while it is answered; a stall ends it much earlier.
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// All endpoints, by who calls them.
 pub fn endpoints() -> Vec<Endpoint> {
@@ -109,10 +116,12 @@ fn operator_runs() -> Vec<Endpoint> {
             .says(
                 "Writes the newest weights as a Hugging Face folder on the coordinator's machine.",
             )
+            .within(LONG)
             .answers("Exported"),
         Endpoint::post("/v1/runs/{run}/sample", Operator, runs::sample)
             .says("Continues a text with the newest weights.")
             .reads("SampleRequest", 1024 * 1024)
+            .within(LONG)
             .answers("Sampled"),
         Endpoint::get("/v1/runs/{run}/log", Operator, runs::log)
             .says("Decisions of a run after a sequence number, at most 1000.")
@@ -126,6 +135,7 @@ fn operator_rest() -> Vec<Endpoint> {
     vec![
         Endpoint::put("/v1/blobs/{hash}", Operator, blobs::put)
             .says("Stores a blob under its BLAKE3 hash.")
+            .within(A_DAY)
             .reads_bytes(BodyRule::Streamed),
         Endpoint::get("/v1/datasets", Operator, datasets::list)
             .says("All datasets, by name.")

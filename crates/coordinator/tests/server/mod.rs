@@ -1,0 +1,11 @@
+//! The whole server over real HTTP: SQLite, blobs in a folder, a real trainer child, and
+//! workers that speak through the product's own client.
+
+mod auth;
+mod blobs;
+mod coverage;
+mod lifecycle;
+mod rollback;
+mod stall;
+mod support;
+mod worker;

@@ -1,0 +1,232 @@
+//! A coordinator of one's own for each test.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use opengpu_coordinator::{Bound, Coordinator, JOIN_TOKEN, OPERATOR_TOKEN, ServeSettings, serve};
+use opengpu_protocol::wire::{
+    DatasetManifest, Enrol, Machine, Offer, RunView, ShardRef, TokenShards,
+};
+use opengpu_protocol::{Client, RunSpec, SigningKey, SyncSettings};
+use opengpu_rounds::{Hash, NodeId, RoundSettings, RunId};
+use opengpu_trainer_protocol::{InnerSettings, TrainerCommand};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+pub struct Server {
+    pub home: TempDir,
+    pub coordinator: Coordinator,
+    pub url: String,
+    bound: Option<Bound>,
+    shutdown: CancellationToken,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::start_on(tempfile::tempdir().unwrap()).await
+    }
+
+    pub async fn start_on(home: TempDir) -> Self {
+        let shutdown = CancellationToken::new();
+        let bound = serve(ServeSettings {
+            home: home.path().to_owned(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            database_url: None,
+            trainer: Some(trainer(&home)),
+            extra_routes: None,
+            shutdown: shutdown.clone(),
+        })
+        .await
+        .unwrap();
+        let coordinator = bound.coordinator.clone();
+        let url = format!("http://{}", bound.addr);
+        Self {
+            home,
+            coordinator,
+            url,
+            bound: Some(bound),
+            shutdown,
+        }
+    }
+
+    /// Stops the server and starts it again on the same home, at another port.
+    pub async fn restart(mut self) -> Self {
+        self.stop().await;
+        let home = std::mem::replace(&mut self.home, tempfile::tempdir().unwrap());
+        drop(self);
+        Self::start_on(home).await
+    }
+
+    pub async fn stop(&mut self) {
+        self.shutdown.cancel();
+        if let Some(bound) = self.bound.take() {
+            bound.stopped().await.unwrap();
+        }
+    }
+
+    fn secret(&self, file: &str) -> String {
+        std::fs::read_to_string(self.home.path().join(file))
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+
+    pub fn operator(&self) -> Client {
+        Client::operator(&self.url, &self.secret(OPERATOR_TOKEN)).unwrap()
+    }
+
+    pub async fn enrol(&self, key: &SigningKey, name: &str) -> (NodeId, Client) {
+        let enrol = Enrol {
+            token: self.secret(JOIN_TOKEN),
+            public_key: opengpu_protocol::signing::public_key(key),
+            name: name.to_owned(),
+            machine: Machine::default(),
+        };
+        let node = Client::anonymous(&self.url)
+            .unwrap()
+            .enrol(&enrol)
+            .await
+            .unwrap()
+            .node;
+        (node, Client::node(&self.url, key.clone(), node).unwrap())
+    }
+
+    /// A dataset of pseudo-random tokens.
+    pub async fn dataset(&self, name: &str, vocab_size: usize) -> DatasetManifest {
+        let operator = self.operator();
+        let tokenizer = operator
+            .upload_blob(Bytes::from_static(b"{}"))
+            .await
+            .unwrap();
+        let mut state = 1u64;
+        let mut part = async |tokens: usize| {
+            let bytes: Vec<u8> = (0..tokens)
+                .flat_map(|_| {
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    ((state >> 33) as usize % vocab_size).to_le_bytes()[..2].to_vec()
+                })
+                .collect();
+            let bytes_len = bytes.len() as u64;
+            let hash = operator.upload_blob(bytes.into()).await.unwrap();
+            TokenShards {
+                shards: vec![ShardRef {
+                    hash,
+                    bytes: bytes_len,
+                }],
+                tokens: tokens as u64,
+                text_bytes: 3 * tokens as u64,
+            }
+        };
+        let training = part(60_000).await;
+        let held_out = part(1_000).await;
+        let manifest = DatasetManifest {
+            name: name.to_owned(),
+            tokenizer,
+            vocab_size,
+            token_bytes: 2,
+            training,
+            held_out,
+        };
+        operator.add_dataset(&manifest).await.unwrap();
+        manifest
+    }
+
+    /// Waits until a run looks as asked for.
+    pub async fn wait_for(
+        &self,
+        run: RunId,
+        what: &str,
+        looks: impl Fn(&RunView) -> bool,
+    ) -> RunView {
+        let operator = self.operator();
+        let started = std::time::Instant::now();
+        loop {
+            let view = operator.run(run).await.unwrap();
+            if looks(&view) {
+                return view;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(120),
+                "waited 120 s for {what}; the run is {} ({}), revision {}, evaluations {:?}",
+                view.phase,
+                view.explanation,
+                view.revision,
+                view.evaluations
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// The product's own trainer: the program that the workspace's tests build beside this one,
+/// or the one that `OPENGPU_TEST_BINARY` names.
+fn trainer(home: &TempDir) -> TrainerCommand {
+    let beside = || {
+        let test = std::env::current_exe().unwrap();
+        test.parent().unwrap().parent().unwrap().join("opengpu")
+    };
+    let program = std::env::var_os("OPENGPU_TEST_BINARY").map_or_else(beside, PathBuf::from);
+    assert!(
+        program.exists(),
+        "{} is not there; build it with `cargo build --release -p opengpu`",
+        program.display()
+    );
+    TrainerCommand::new(program, home.path().join("trainer.log"))
+        .arg("trainer")
+        .env("OPENGPU_THREADS", "1")
+}
+
+pub fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+pub fn offer() -> Offer {
+    Offer {
+        trainer: "test".into(),
+        device: "CPU".into(),
+        numerics_class: "test".into(),
+    }
+}
+
+/// A small run of short rounds.
+pub fn spec(name: &str, dataset: &str, rounds: u64, workers: u32) -> RunSpec {
+    RunSpec {
+        name: name.to_owned(),
+        dataset: dataset.to_owned(),
+        seed: 7,
+        preset: Some("pico".to_owned()),
+        model: None,
+        block_sequences: 8,
+        round: RoundSettings {
+            rounds,
+            min_workers: workers,
+            max_workers: 8,
+            quorum: workers,
+            duration_ms: 20_000,
+            grace_ms: 20_000,
+            forming_ms: 200,
+            max_blocks: 4,
+            silence_ms: 30_000,
+            ..RoundSettings::default()
+        },
+        inner: InnerSettings::default(),
+        sync: SyncSettings::default(),
+        evaluate_every: 2,
+        checkpoint_every: 2,
+    }
+}
+
+/// The code of a refusal.
+pub fn code<T: std::fmt::Debug>(result: Result<T, opengpu_protocol::ClientError>) -> String {
+    match result.unwrap_err() {
+        opengpu_protocol::ClientError::Refused { code, .. } => code,
+        other => panic!("not refused but: {other}"),
+    }
+}
+
+pub fn hash_of_bytes(weights: &[f32]) -> Hash {
+    Hash(opengpu_merge::digest(weights))
+}
