@@ -295,6 +295,10 @@ impl World<'_> {
         };
         // The payload is durable before the notice is looked at.
         self.blobs.insert(sent.payload, ());
+        let id = self.workers[worker].id;
+        let known = self.owner(epoch).and_then(|owner| owner.run.member(id));
+        let fits = known.is_some_and(|member| member.feedback == Some(sent.feedback));
+        let in_log = self.log.invariants.holds(assignment, sent.payload);
         let answer = self.ask(
             epoch,
             Input::Update {
@@ -308,6 +312,11 @@ impl World<'_> {
                 feedback: sent.feedback,
             },
         );
+        if answer == Some(Ok(())) && !in_log && !fits {
+            self.broken = Some(format!(
+                "update {assignment} is of another life of feedback"
+            ));
+        }
         if let Some(granted) = answer {
             let payload = sent.payload;
             self.send(

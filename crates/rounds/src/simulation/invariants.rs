@@ -186,7 +186,14 @@ impl Invariants {
                     "a checkpoint has another digest than its revision".into()
                 })?;
             }
-            EventKind::WorkerLeft { worker, .. } => drop(self.members.remove(worker)),
+            EventKind::WorkerLeft { worker, .. } => {
+                let mut owed = self.given.values().filter(|given| given.worker == *worker);
+                ensure(
+                    owed.all(|given| given.accepted.is_some() || given.returned),
+                    || "a lease outlived its worker's leaving".into(),
+                )?;
+                self.members.remove(worker);
+            }
             EventKind::RoundOpened {
                 round,
                 base,
