@@ -29,7 +29,7 @@ pub fn blobs_of(round: u64) -> Vec<String> {
     let payloads = (round * WORKERS..(round + 1) * WORKERS).map(|id| contents("payload", id));
     let mut blobs: Vec<String> = payloads.collect();
     blobs.push(contents("merge", round));
-    if (round + 1) % CHECKPOINT_EVERY == 0 {
+    if (round + 1).is_multiple_of(CHECKPOINT_EVERY) {
         blobs.push(contents("weights", round + 1));
         blobs.push(contents("outer", round + 1));
     }
@@ -125,7 +125,7 @@ pub fn round(round: u64) -> (Vec<Event>, Vec<Credit>) {
             factors: vec![1.0; WORKERS as usize],
         },
     ]);
-    if (round + 1) % CHECKPOINT_EVERY == 0 {
+    if (round + 1).is_multiple_of(CHECKPOINT_EVERY) {
         kinds.push(EventKind::Checkpointed {
             revision: revision(round + 1),
             weights: hash("weights", round + 1),
