@@ -268,3 +268,24 @@ fn check(
         sequences,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slowdown_stretches_work_in_proportion_and_a_stop_cuts_it_short() {
+        let signals = Signals::default();
+        let worked = Duration::from_millis(30);
+        let start = Instant::now();
+        rest(worked, 1.0, &signals);
+        assert!(start.elapsed() < Duration::from_millis(30));
+        let start = Instant::now();
+        rest(worked, 3.0, &signals);
+        assert!(start.elapsed() >= Duration::from_millis(60));
+        signals.stop.store(true, Ordering::Relaxed);
+        let start = Instant::now();
+        rest(Duration::from_secs(3600), 3.0, &signals);
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+}

@@ -172,24 +172,6 @@ fn finish_ends_an_assignment_after_the_current_block() {
 }
 
 #[test]
-fn a_slower_trainer_takes_longer_in_proportion() {
-    let bench = Bench::new();
-    let mut trainer = Trainer::start(1);
-    trainer.ask(bench.initialise(1, "w0"));
-    trainer.ask(bench.load("w0"));
-    let mut time = |slowdown| {
-        let mut request = bench.assignment(&[(0, 20)], "out");
-        request.slowdown = slowdown;
-        let start = Instant::now();
-        trainer.ask(RequestBody::Train(request));
-        start.elapsed().as_secs_f64()
-    };
-    time(1.0);
-    let (fast, slow) = (time(1.0), time(6.0));
-    assert!(slow > 2.5 * fast, "{fast} s and {slow} s");
-}
-
-#[test]
 fn calibration_reports_a_speed_and_changes_nothing() {
     let bench = Bench::new();
     let mut trainer = Trainer::start(1);
