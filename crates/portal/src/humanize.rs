@@ -1,5 +1,6 @@
 //! Numbers as people read them. The space before a unit never breaks.
 
+use opengpu_protocol::wire::NO_WEIGHTS;
 use opengpu_rounds::Hash;
 
 const SPACE: char = '\u{a0}';
@@ -108,7 +109,7 @@ pub fn short_hash(hash: Hash) -> String {
 
 /// A digest, unless it stands for weights that are not there yet: that one is all zeros.
 pub fn of_weights(digest: Hash) -> Option<Hash> {
-    (digest != Hash([0; 32])).then_some(digest)
+    (digest != NO_WEIGHTS).then_some(digest)
 }
 
 fn scaled(value: f64) -> (String, &'static str) {

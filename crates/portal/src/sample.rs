@@ -17,7 +17,7 @@ pub fn runs() -> Vec<RunView> {
     let finished = {
         let mut run = training_run(ROUNDS);
         run.phase = "finished".into();
-        run.explanation = "All 120 rounds are done.".into();
+        run.explanation = "finished: all 120 rounds are done".into();
         run.run = RunId(2);
         run.rounds.pop();
         run
@@ -72,7 +72,7 @@ pub fn training_run(round: u64) -> RunView {
         },
         dataset: dataset(),
         phase: "training".into(),
-        explanation: format!("Round {round} is being trained by 3 workers."),
+        explanation: format!("round {round} trains for another 2 s: 0 of 3 updates are here"),
         round,
         revision,
         digest,
@@ -93,7 +93,8 @@ pub fn forming_run() -> RunView {
     run.run = RunId(3);
     run.spec.name = "waiting-for-friends".into();
     run.phase = "forming".into();
-    run.explanation = "Waiting for 3 workers; 0 are here.".into();
+    run.explanation =
+        "round 0 waits for 3 more workers (0 of 3 ready with revision 0.0, 0 joined)".into();
     run.rounds.clear();
     run.workers.clear();
     run.digest = Hash([0; 32]);
@@ -109,7 +110,7 @@ pub fn paused_run() -> RunView {
     run.run = RunId(4);
     run.spec.name = "night-only".into();
     run.phase = "paused".into();
-    run.explanation = "Paused by an operator until the evening.".into();
+    run.explanation = "paused: an operator needs the machines until the evening".into();
     run.tokens_per_second = 0.0;
     for worker in &mut run.workers {
         worker.activity = Some(Activity::Idle);

@@ -4,7 +4,7 @@ use askama::Template;
 use opengpu_protocol::wire::RunView;
 
 use super::Frame;
-use super::summary::{phase_kind, phase_word};
+use super::summary::{explanation, phase_kind, phase_word};
 use crate::humanize;
 
 /// The whole page.
@@ -57,7 +57,7 @@ impl RunList {
             name: view.spec.name.clone(),
             phase: phase_word(&view.phase),
             phase_kind: phase_kind(&view.phase),
-            explanation: view.explanation.clone(),
+            explanation: explanation(view),
             round: view.round,
             rounds: view.spec.round.rounds,
             loss: view.training_loss.map_or("–".into(), humanize::loss),

@@ -20,6 +20,9 @@ pub struct Summary {
     pub phase_kind: &'static str,
     /// Why it is in that phase.
     pub explanation: String,
+    /// What those who hear the page are told when it changes: seldom, for a fast run changes
+    /// its phase every second.
+    pub announcement: &'static str,
     /// Rounds done.
     pub round: u64,
     /// Rounds to do.
@@ -51,7 +54,8 @@ impl Summary {
         Self {
             phase: phase_word(&view.phase),
             phase_kind: phase_kind(&view.phase),
-            explanation: view.explanation.clone(),
+            explanation: explanation(view),
+            announcement: announcement(&view.phase),
             round: view.round,
             rounds,
             percent: (view.round.min(rounds) * 100)
@@ -78,6 +82,28 @@ pub fn phase_word(phase: &str) -> String {
     letters.next().map_or(String::new(), |first| {
         first.to_uppercase().chain(letters).collect()
     })
+}
+
+/// Why a run is in its phase, as a line of its own beside the phase's word.
+pub fn explanation(view: &RunView) -> String {
+    let text = view.explanation.trim();
+    let text = text
+        .strip_prefix(&format!("{}: ", view.phase))
+        .unwrap_or(text);
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| {
+        first.to_uppercase().chain(letters).collect()
+    })
+}
+
+fn announcement(phase: &str) -> &'static str {
+    match phase_kind(phase) {
+        "going" => "The run is training.",
+        "done" => "The run is finished.",
+        "bad" => "The run has failed.",
+        "held" => "The run is held.",
+        _ => "The run is waiting.",
+    }
 }
 
 /// The class that gives a phase its colour: one of a fixed few, whatever the phase's name.
@@ -306,6 +332,15 @@ mod tests {
         assert!(remaining(&view).is_some());
         view.phase = "paused".into();
         assert!(remaining(&view).is_none());
+    }
+
+    #[test]
+    fn an_explanation_begins_large_and_does_not_repeat_the_phase() {
+        let mut view = sample::paused_run();
+        view.explanation = "paused: until the evening".into();
+        assert_eq!(explanation(&view), "Until the evening");
+        view.explanation = "round 3 waits for 1 more worker".into();
+        assert_eq!(explanation(&view), "Round 3 waits for 1 more worker");
     }
 
     #[test]

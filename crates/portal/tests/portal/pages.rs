@@ -70,7 +70,7 @@ async fn the_live_page_shows_what_the_run_is_doing() {
     for expected in [
         "shakespeare-nano",
         "Training",
-        &view.explanation,
+        "Round 41 trains for another 2 s: 0 of 3 updates are here",
         "<strong>41</strong> of 120 rounds done",
         "attic",
         "lab-bench-3",
