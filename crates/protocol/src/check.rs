@@ -310,7 +310,10 @@ mod tests {
     fn what_a_run_file_leaves_out_has_a_default() {
         let short = "name = \"a\"\ndataset = \"b\"\npreset = \"nano\"\n[round]\nrounds = 3\n";
         let spec = RunSpec::from_toml(short).unwrap();
-        let round = RoundSettings { rounds: 3, ..RoundSettings::default() };
+        let round = RoundSettings {
+            rounds: 3,
+            ..RoundSettings::default()
+        };
         assert_eq!(spec.round, round);
     }
 
