@@ -85,6 +85,37 @@ fn the_same_assignment_gives_the_same_bytes_twice_and_with_other_threads() {
     assert_ne!(results[0], std::fs::read(bench.path("w0")).unwrap());
 }
 
+/// The test starts its own program twice more; with this variable set it is such a child
+/// and leaves its weights at the path that the variable holds.
+const CHILD: &str = "OPENGPU_TEST_TRAINED_WEIGHTS";
+
+#[test]
+fn the_same_assignment_gives_the_same_bytes_in_two_processes() {
+    let mut bench = Bench::new();
+    bench.inner.state = InnerState::Reset;
+    if let Some(out) = std::env::var_os(CHILD) {
+        let mut trainer = Trainer::start(2);
+        trainer.ask(bench.initialise(4, "w0"));
+        trainer.ask(bench.load("w0"));
+        trainer.ask(RequestBody::Train(bench.assignment(&[(7, 12)], "trained")));
+        std::fs::copy(bench.path("trained"), out).unwrap();
+        return;
+    }
+    let results = ["first", "second"].map(|name| {
+        let test = "assignments::the_same_assignment_gives_the_same_bytes_in_two_processes";
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(CHILD, bench.path(name))
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{status}");
+        std::fs::read(bench.path(name)).unwrap()
+    });
+    assert_eq!(results[0].len(), bench.model.parameters() * 4);
+    assert_eq!(results[0], results[1]);
+}
+
 #[test]
 fn carried_moments_change_the_next_assignment_and_loading_drops_them() {
     let bench = Bench::new();
