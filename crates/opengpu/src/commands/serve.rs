@@ -79,4 +79,8 @@ impl Source for Runs {
     fn changes(&self, run: RunId) -> watch::Receiver<u64> {
         self.0.subscribe(run)
     }
+
+    fn stopping(&self) -> BoxFuture<'static, ()> {
+        Box::pin(self.0.shutdown_token().cancelled_owned())
+    }
 }

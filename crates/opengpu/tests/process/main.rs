@@ -1,7 +1,6 @@
 //! Tests of whole processes: the binary as a user runs it, real HTTP, real kill -9.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     reason = "a test that cannot go on should say where"
 )]
 
