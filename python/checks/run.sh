@@ -20,6 +20,6 @@ if [ ! -e "$environment/complete" ]; then
     touch "$environment/complete"
 fi
 cd "$root"
-cargo build --release --quiet -p opengpu-trainer --example probe
+cargo build --release --quiet --workspace --example probe
 target=${CARGO_TARGET_DIR:-target}
 exec "$environment/bin/python" "$here/compare_transformers.py" "$target/release/examples/probe" "$@"
