@@ -1,6 +1,6 @@
 //! A run from its file to its export, and over a restart in the middle.
 
-use opengpu_protocol::operator::RunAction;
+use opengpu_protocol::operator::{RunAction, SampleRequest};
 use opengpu_rounds::{EventKind, RunId};
 
 use super::support::{Server, spec};
@@ -102,6 +102,14 @@ async fn a_run_goes_from_its_file_to_its_export() {
         let bytes = std::fs::read(path.join(file["name"].as_str().unwrap())).unwrap();
         assert_eq!(file["blake3"], opengpu_rounds::Hash::of(&bytes).to_string());
     }
+    let asked = SampleRequest {
+        prompt: "a".into(),
+        max_tokens: 8,
+        temperature: 0.0,
+        seed: 1,
+    };
+    let sampled = operator.sample(run, &asked).await.unwrap().text;
+    assert_eq!(operator.sample(run, &asked).await.unwrap().text, sampled);
     assert!(path.join("config.json").exists() && path.join("model.safetensors").exists());
 }
 

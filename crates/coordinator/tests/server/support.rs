@@ -96,7 +96,7 @@ impl Server {
     pub async fn dataset(&self, name: &str, vocab_size: usize) -> DatasetManifest {
         let operator = self.operator();
         let tokenizer = operator
-            .upload_blob(Bytes::from_static(b"{}"))
+            .upload_blob(tokenizer(vocab_size).into())
             .await
             .unwrap();
         let mut state = 1u64;
@@ -177,6 +177,33 @@ fn trainer(home: &TempDir) -> TrainerCommand {
     TrainerCommand::new(program, home.path().join("trainer.log"))
         .arg("trainer")
         .env("OPENGPU_THREADS", "1")
+}
+
+/// A tokenizer that knows the letter `a` and numbered tokens.
+fn tokenizer(vocab_size: usize) -> String {
+    let vocabulary: serde_json::Map<String, serde_json::Value> = (0..vocab_size)
+        .map(|id| {
+            (
+                if id == 0 {
+                    "a".to_owned()
+                } else {
+                    format!("[{id}]")
+                },
+                id.into(),
+            )
+        })
+        .collect();
+    let model = serde_json::json!({
+        "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+        "ignore_merges": false, "vocab": vocabulary, "merges": [],
+    });
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": model,
+    })
+    .to_string()
 }
 
 pub fn key(seed: u8) -> SigningKey {

@@ -63,6 +63,28 @@ impl Guarded {
     }
 }
 
+/// Processes that were killed could not give back their shared memory.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.coordinator.0.kill();
+        let _ = self.coordinator.0.wait();
+        for index in 0..self.nodes.len() {
+            let node = &mut self.nodes[index].0;
+            let _ = node.kill();
+            let _ = node.wait();
+            let _ = opengpu_agent::forget(&self.node_home(index));
+        }
+        give_back_shared_memory(&self.home());
+    }
+}
+
+/// Removes what a coordinator's home keeps in shared memory.
+pub fn give_back_shared_memory(home: &Path) {
+    if let Ok(folder) = opengpu_trainer_protocol::SharedFolder::of(home) {
+        let _ = folder.remove_all();
+    }
+}
+
 /// Coordinator and nodes.
 pub struct Cluster {
     pub folder: tempfile::TempDir,

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use opengpu_protocol::operator::RunAction;
+use opengpu_rounds::RunId;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{cluster::Cluster, invariants};
@@ -30,11 +32,13 @@ async fn a_run_survives_kill_9_of_everything() {
     for _ in 0..3 {
         cluster.add_node(&[]);
     }
-    let run = cluster.submit(40, 2, "");
+    // Far more rounds than the kills take: the run is stopped when all have struck.
+    let run = cluster.submit(100_000, 2, "");
     let mut kills: BTreeMap<&str, usize> = BTreeMap::new();
     let mut hits: BTreeMap<&str, usize> = BTreeMap::new();
     let mut aim = 0;
-    while kills.values().sum::<usize>() < KILLS {
+    // An aimed kill may come too late by a hair; then there is another try, but not for ever.
+    while kills.values().sum::<usize>() < KILLS || (hits.len() < WINDOWS.len() && aim < 3 * KILLS) {
         let coordinator_kills = kills.get("coordinator").copied().unwrap_or(0);
         if coordinator_kills * 2 <= kills.values().sum::<usize>() {
             let (window, opens, closes) = WINDOWS[aim % WINDOWS.len()];
@@ -58,10 +62,10 @@ async fn a_run_survives_kill_9_of_everything() {
         pause(&mut random, 100, 1200).await;
         let view = cluster.client().run(run).await.unwrap();
         assert_ne!(view.phase, "failed", "{}", view.explanation);
-        if view.phase == "finished" {
-            break;
-        }
     }
+    wait_for_merges(&cluster, run, 3).await;
+    let client = cluster.client();
+    client.act_on_run(run, RunAction::Stop).await.unwrap();
     let view = cluster
         .wait_until_settled(run, Duration::from_secs(240))
         .await;
@@ -70,10 +74,6 @@ async fn a_run_survives_kill_9_of_everything() {
         "kills {kills:?}, in the middle of {hits:?}, {} updates accepted, {} merged",
         figures.accepted, figures.merged
     );
-    assert!(
-        kills.values().sum::<usize>() >= 20,
-        "only {kills:?} before the run ended"
-    );
     assert!(kills["coordinator"] >= 10, "{kills:?}");
     for (window, ..) in WINDOWS {
         assert!(
@@ -81,7 +81,22 @@ async fn a_run_survives_kill_9_of_everything() {
             "no kill hit the middle of a {window}: {hits:?}"
         );
     }
-    assert_eq!(view.revision.number, 40);
+    assert!(view.revision.number > 10, "{}", view.revision);
+}
+
+/// The run still trains after all that: so many more merges.
+async fn wait_for_merges(cluster: &Cluster, run: RunId, merges: u64) {
+    let client = cluster.client();
+    let from = client.run(run).await.unwrap().revision.number;
+    let started = Instant::now();
+    while client.run(run).await.unwrap().revision.number < from + merges {
+        let waited = started.elapsed();
+        assert!(
+            waited < Duration::from_secs(120),
+            "no {merges} merges in {waited:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 async fn pause(random: &mut impl Rng, from_ms: u64, to_ms: u64) {
