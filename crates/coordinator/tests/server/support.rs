@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use opengpu_coordinator::{Bound, Coordinator, JOIN_TOKEN, OPERATOR_TOKEN, ServeSettings, serve};
 use opengpu_protocol::wire::{
     DatasetManifest, Enrol, Machine, Offer, RunView, ShardRef, TokenShards,
