@@ -5,6 +5,7 @@ mod auth;
 mod blobs;
 mod coverage;
 mod lifecycle;
+mod ready;
 mod rollback;
 mod stall;
 mod support;

@@ -6,7 +6,7 @@ mod crash;
 mod datasets;
 mod events;
 mod fencing;
-mod long_run;
+pub mod long_run;
 mod measurements;
 mod nodes;
 mod opening;
