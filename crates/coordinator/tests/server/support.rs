@@ -9,7 +9,7 @@ use opengpu_protocol::wire::{
 };
 use opengpu_protocol::{Client, RunSpec, SigningKey, SyncSettings};
 use opengpu_rounds::{Hash, NodeId, RoundSettings, RunId};
-use opengpu_trainer_protocol::{InnerSettings, TrainerCommand};
+use opengpu_trainer_protocol::{InnerSettings, SharedFolder, TrainerCommand};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -156,6 +156,17 @@ impl Server {
                 view.evaluations
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    /// Gives back the folder in shared memory, which lies outside the temporary home.
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        if let Ok(shared) = SharedFolder::of(self.home.path()) {
+            // Whatever still writes there belongs to a test that is over.
+            let _ = shared.remove_all();
         }
     }
 }
