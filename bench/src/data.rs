@@ -1,12 +1,13 @@
 //! The bundled corpus, tokenised for an experiment, and the model it is learned by.
 
 use anyhow::{Result, ensure};
-use opengpu_dataset::{Options, PreparedPart, blocks_per_epoch};
-use opengpu_trainer::{Signals, Tokens, evaluate};
+use opengpu_dataset::{Options, PreparedPart, TokenStream, blocks_per_epoch};
+use opengpu_trainer::{Signals, evaluate, open_tokens};
 use opengpu_trainer_protocol::{ModelConfig, TokenFiles};
 
 /// How large an experiment is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Scale {
     /// Minutes for a few rows.
     Short,
@@ -75,8 +76,8 @@ impl Data {
     }
 
     /// The training tokens, opened.
-    pub fn training(&self) -> Result<Tokens> {
-        Ok(Tokens::open(&self.training, self.model.vocab_size)?)
+    pub fn training(&self) -> Result<TokenStream> {
+        Ok(open_tokens(&self.training, self.model.vocab_size)?)
     }
 
     /// Blocks of `batch` sequences in an epoch.
@@ -90,7 +91,7 @@ impl Data {
 
     /// Mean loss over part of the held-out text, the same part each time.
     pub fn held_out_loss(&self, weights: &[f32]) -> Result<f64> {
-        let mut tokens = Tokens::open(&self.held_out, self.model.vocab_size)?;
+        let mut tokens = open_tokens(&self.held_out, self.model.vocab_size)?;
         let evaluated = evaluate(
             &self.model,
             weights,

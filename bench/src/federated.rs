@@ -57,7 +57,7 @@ impl Federated {
     /// Trains from first weights to the last round.
     pub fn run(&self, data: &Data) -> Result<Figures> {
         let layout = Layout::new(data.model.tensors().iter().map(|tensor| tensor.len()));
-        let outer = self.outer();
+        let outer = OuterSettings::from(&self.sync);
         let mut weights = fresh_weights(&data.model, self.seed);
         let mut state = OuterState::new(&layout, &outer);
         let mut tokens = data.training()?;
@@ -176,18 +176,6 @@ impl Federated {
     /// Blocks a second that fit exactly `steps` blocks into a round.
     fn speed(&self) -> f64 {
         self.steps as f64 / (ROUND_MS as f64 / 1000.0)
-    }
-
-    fn outer(&self) -> OuterSettings {
-        OuterSettings {
-            down: self.sync.down.into(),
-            down_feedback_decay: self.sync.down_feedback_decay,
-            tau: self.sync.tau,
-            outer_rate: self.sync.outer_rate,
-            outer_momentum: self.sync.outer_momentum,
-            nesterov: self.sync.nesterov,
-            clip_to_median_norm: self.sync.clip_to_median_norm,
-        }
     }
 
     /// A run whose workers have joined and hold the first weights.

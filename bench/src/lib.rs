@@ -1,10 +1,16 @@
-//! Experiments on the product's own code: `rounds` decides, `merge` compresses and merges,
-//! the trainer's inner loop trains. Only the network and the clock are left out.
+//! Experiments on the product's own code.
+//!
+//! Learning: `rounds` decides, `merge` compresses and merges, the trainer's inner loop
+//! trains; only the network and the clock are left out. Fleet: the real processes.
 
 mod data;
 mod federated;
+pub mod installation;
+pub mod relay;
 mod synchronous;
+mod table;
 
 pub use data::{Data, Scale};
 pub use federated::{Federated, Figures};
 pub use synchronous::synchronous;
+pub use table::{Experiment, Limit, Method, Row, Table};

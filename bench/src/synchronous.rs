@@ -5,22 +5,27 @@ use anyhow::Result;
 use opengpu_trainer::{InnerLoop, Signals, fresh_weights};
 use opengpu_trainer_protocol::{InnerSettings, TrainRequest};
 
-use crate::{Data, Federated, Figures};
+use crate::{Data, Figures};
 
-/// Trains on as many tokens in as many steps as `like` does, exchanging every gradient.
-pub fn synchronous(like: &Federated, data: &Data) -> Result<Figures> {
-    let batch = like.inner.batch_sequences * like.workers as usize;
+/// Trains for `steps` steps with the batch of `workers` workers, exchanging every gradient.
+pub fn synchronous(
+    data: &Data,
+    inner: &InnerSettings,
+    workers: u64,
+    steps: u64,
+    seed: u64,
+) -> Result<Figures> {
+    let batch = inner.batch_sequences * workers as usize;
     let inner = InnerSettings {
         batch_sequences: batch,
-        ..like.inner.clone()
+        ..inner.clone()
     };
-    let steps = like.rounds * like.steps;
-    let mut weights = fresh_weights(&data.model, like.seed);
+    let mut weights = fresh_weights(&data.model, seed);
     let request = TrainRequest {
         blocks: vec![(0, steps)],
         blocks_per_epoch: data.blocks(batch),
         block_sequences: batch,
-        seed: like.seed,
+        seed,
         progress_from: 0.0,
         progress_to: 1.0,
         out: Default::default(),
@@ -34,13 +39,13 @@ pub fn synchronous(like: &Federated, data: &Data) -> Result<Figures> {
         &Signals::default(),
         &mut |_| (),
     )?;
-    // A ring all-reduce sends and receives nearly twice the gradient in each step.
-    let exchanged = 2.0 * 4.0 * like.steps as f64;
+    // Each step every worker sends its gradient as float32 and receives the mean.
+    let exchanged = 4.0;
     Ok(Figures {
         nats: data.held_out_loss(&weights)?,
         up: exchanged,
         down: exchanged,
-        rounds: like.rounds,
+        rounds: steps,
         tokens: trained.tokens,
     })
 }

@@ -1,395 +1,251 @@
 //! Does a fleet that exchanges little learn as well as one that exchanges everything?
 //!
 //! Trains the same small model on the same tokens with synchronous data-parallel and with
-//! fleets in each sync mode, and prints a table: held-out loss, distance to data-parallel,
-//! bytes up and down per parameter and round. Each finished row is also a JSON line in
-//! `--log`, so that a long table can be made in pieces: rows in the log are not run again.
+//! fleets in each sync mode, as a file declares them, and prints a table: held-out loss,
+//! distance to data-parallel, bytes up and down per parameter and round. Each finished
+//! experiment is a JSON line in a log; what is there already is not done again, so that a
+//! long table can be interrupted, and the log tells all that was tried.
 
-use std::{collections::HashMap, io::Write, path::PathBuf, sync::Mutex, time::Instant};
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
-use opengpu_bench::{Data, Federated, Figures, Scale, synchronous};
-use opengpu_protocol::{Codec, SyncSettings};
-use opengpu_trainer_protocol::InnerSettings;
+use opengpu_bench::{Data, Experiment, Figures, Row, Table};
+use serde::{Deserialize, Serialize};
 
 /// The learning experiment
 #[derive(Parser)]
 #[command(
-    after_help = "Examples:\n  learning --short                 minutes; fails when learning got worse\n  learning --only w8 --seeds 3     the rows with 8 workers, three seeds\n  learning --log bench/learning.jsonl"
+    after_help = "Examples:\n  learning bench/learning/short.toml      what CI runs; fails when learning got worse\n  learning bench/learning/table.toml --log bench/learning/log.jsonl\n  learning bench/learning/table.toml --only 'data-parallel' --workers 8"
 )]
 struct Arguments {
-    /// A few rows at a small scale, with limits that must hold
-    #[arg(long)]
-    short: bool,
-    /// Rows whose name contains this
+    /// Declares the rows
+    table: PathBuf,
+    /// Only rows whose name contains this
     #[arg(long)]
     only: Option<String>,
-    /// Learning rates to tune over
-    #[arg(long, value_delimiter = ',', default_values_t = [2e-3, 4e-3, 8e-3])]
-    rates: Vec<f64>,
-    /// Seeds of each row
-    #[arg(long, default_value_t = 1)]
-    seeds: u64,
-    /// Rounds
-    #[arg(long, default_value_t = 100)]
-    rounds: u64,
-    /// Inner steps in a round (H)
-    #[arg(long, default_value_t = 20)]
-    steps: u64,
+    /// Only rows with so many workers
+    #[arg(long)]
+    workers: Option<u64>,
     /// Experiments at a time, each on one thread
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// Finished rows, as JSON lines
+    /// Finished experiments, as JSON lines
     #[arg(long)]
     log: Option<PathBuf>,
+    /// Train nothing; print what the log knows
+    #[arg(long, requires = "log")]
+    known: bool,
 }
 
-/// A row of the table.
-#[derive(Clone, Debug)]
-struct Row {
-    name: String,
-    synchronous: bool,
-    setting: Federated,
+/// A line of the log.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    experiment: Experiment,
+    figures: Figures,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let scale = if arguments.short {
-        Scale::Short
-    } else {
-        Scale::Full
-    };
-    let data = Data::prepare(scale)?;
-    println!(
-        "{} parameters, {} training tokens, {} held out\n",
-        data.model.parameters(),
-        data.training.tokens,
-        data.held_out.tokens
-    );
-    let rows = if arguments.short {
-        short_rows()
-    } else {
-        full_rows(&arguments)
-    };
-    let figures = run_all(rows, &data, &arguments)?;
-    print_table(&figures);
-    if arguments.short {
-        check(&figures)?;
+    let table = Table::read(&arguments.table)?;
+    let mut rows = table.rows();
+    rows.retain(|row| {
+        let named = |only: &String| row.name.contains(only.as_str());
+        arguments.only.as_ref().is_none_or(named)
+            && arguments
+                .workers
+                .is_none_or(|workers| workers == row.workers)
+    });
+    let mut known = Known::open(arguments.log.as_deref())?;
+    if !arguments.known {
+        let data = Data::prepare(table.scale)?;
+        println!(
+            "{} parameters, {} training tokens, {} held out\n",
+            data.model.parameters(),
+            data.training.tokens,
+            data.held_out.tokens
+        );
+        known = train(&rows, &data, known, arguments.jobs)?;
+    }
+    print_table(&rows, &known)?;
+    for limit in &table.limit {
+        let nats = |name: &str| {
+            let row = rows.iter().find(|row| row.name == name);
+            let best = row.and_then(|row| known.best(row));
+            best.map(|best| best.nats)
+                .with_context(|| format!("the row '{name}' of a limit was not trained"))
+        };
+        let found = nats(&limit.row)?;
+        let most = limit.below * limit.times.as_deref().map_or(Ok(1.0), nats)?;
+        if found.is_nan() || found >= most {
+            bail!(
+                "learning got worse: '{}' ends at {found:.4} nats per token, its limit is {most:.4}",
+                limit.row
+            );
+        }
     }
     Ok(())
 }
 
-fn sparse(k: u16, down: u16) -> SyncSettings {
-    SyncSettings {
-        up: Codec::Sparse { k },
-        down: Codec::Sparse { k: down },
-        ..SyncSettings::default()
-    }
+/// What has been trained.
+struct Known {
+    figures: HashMap<String, Figures>,
+    log: Option<std::fs::File>,
 }
 
-/// Exchanged exactly, plain mean: what rounds cost without compression.
-fn exact() -> SyncSettings {
-    SyncSettings {
-        up: Codec::Float32,
-        down: Codec::Float32,
-        feedback_decay: 1.0,
-        down_feedback_decay: 1.0,
-        tau: 0.0,
-        outer_rate: 1.0,
-        ..SyncSettings::default()
-    }
+/// A row's best learning rate.
+struct Best {
+    rate: f64,
+    /// Mean over the seeds.
+    nats: f64,
+    /// Largest minus smallest over the seeds.
+    spread: f64,
+    seeds: usize,
+    first: Figures,
 }
 
-fn nesterov(up: Codec, rate: f32, momentum: f32) -> SyncSettings {
-    SyncSettings {
-        up,
-        down: Codec::Int8,
-        outer_rate: rate,
-        outer_momentum: momentum,
-        nesterov: true,
-        ..exact()
+impl Known {
+    fn open(log: Option<&std::path::Path>) -> Result<Self> {
+        let mut figures = HashMap::new();
+        let Some(path) = log else {
+            return Ok(Self { figures, log: None });
+        };
+        if path.exists() {
+            for (number, line) in std::fs::read_to_string(path)?.lines().enumerate() {
+                let line: Line = serde_json::from_str(line)
+                    .with_context(|| format!("{path:?}, line {}", number + 1))?;
+                figures.insert(key(&line.experiment), line.figures);
+            }
+        }
+        let log = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self {
+            figures,
+            log: Some(log),
+        })
     }
-}
 
-fn full_rows(arguments: &Arguments) -> Vec<Row> {
-    let mut modes = vec![
-        ("exact mean".to_owned(), exact()),
-        (
-            "dense float32, Nesterov 0.7/0.9".into(),
-            nesterov(Codec::Float32, 0.7, 0.9),
-        ),
-        (
-            "dense int4, Nesterov 0.7/0.9".into(),
-            nesterov(Codec::Int4, 0.7, 0.9),
-        ),
-        (
-            "dense int4, Nesterov 0.8/0.5".into(),
-            nesterov(Codec::Int4, 0.8, 0.5),
-        ),
-    ];
-    for (k, down) in [(64, 512), (128, 512), (128, 1536), (248, 1024), (248, 1536)] {
-        modes.push((format!("sparse k={k} down {down}"), sparse(k, down)));
+    fn add(&mut self, experiment: &Experiment, figures: Figures) -> Result<()> {
+        self.figures.insert(key(experiment), figures);
+        if let Some(log) = &mut self.log {
+            let line = Line {
+                experiment: experiment.clone(),
+                figures,
+            };
+            writeln!(log, "{}", serde_json::to_string(&line)?)?;
+        }
+        Ok(())
     }
-    let gentle = SyncSettings {
-        outer_rate: 1.0,
-        tau: 0.0,
-        ..sparse(248, 1536)
-    };
-    modes.push((
-        "sparse k=248 down 1536, rate 1, no floor".into(),
-        gentle.clone(),
-    ));
-    let patient = SyncSettings {
-        feedback_decay: 0.95,
-        ..gentle
-    };
-    modes.push((
-        "sparse k=248 down 1536, rate 1, no floor, decay 0.95".into(),
-        patient,
-    ));
-    modes.push((
-        "sparse k=128 up, merge exact".into(),
-        SyncSettings {
-            down: Codec::Float32,
-            ..sparse(128, 512)
-        },
-    ));
-    let mut rows = Vec::new();
-    for workers in [1, 2, 4, 8, 32] {
-        for seed in 1..=arguments.seeds {
-            for &rate in &arguments.rates {
-                let setting = |sync: &SyncSettings| Federated {
-                    workers,
-                    rounds: arguments.rounds,
-                    steps: arguments.steps,
-                    sync: sync.clone(),
-                    inner: InnerSettings {
-                        learning_rate: rate,
-                        ..InnerSettings::default()
-                    },
-                    seed,
-                };
-                rows.push(Row {
-                    name: format!("w{workers} data-parallel"),
-                    synchronous: true,
-                    setting: setting(&exact()),
+
+    /// The rate with the least mean loss, among those of which something is known.
+    fn best(&self, row: &Row) -> Option<Best> {
+        let of_rate = |(rate, experiments): &(f64, Vec<Experiment>)| {
+            let figures: Vec<Figures> = experiments
+                .iter()
+                .filter_map(|experiment| self.figures.get(&key(experiment)).copied())
+                .collect();
+            let nats = figures.iter().map(|figures| figures.nats);
+            let (low, high) = nats
+                .clone()
+                .fold((f64::MAX, f64::MIN), |(low, high), nats| {
+                    (low.min(nats), high.max(nats))
                 });
-                for (name, sync) in &modes {
-                    let name = format!("w{workers} {name}");
-                    rows.push(Row {
-                        name,
-                        synchronous: false,
-                        setting: setting(sync),
-                    });
-                }
+            Some(Best {
+                rate: *rate,
+                nats: nats.sum::<f64>() / figures.len() as f64,
+                spread: high - low,
+                seeds: figures.len(),
+                first: *figures.first()?,
+            })
+        };
+        row.rates
+            .iter()
+            .filter_map(of_rate)
+            .min_by(|a, b| a.nats.total_cmp(&b.nats))
+    }
+}
+
+/// Everything that decides an experiment's figures.
+fn key(experiment: &Experiment) -> String {
+    serde_json::to_string(experiment).unwrap_or_default()
+}
+
+/// Trains what is not known, several at a time.
+fn train(rows: &[Row], data: &Data, known: Known, jobs: usize) -> Result<Known> {
+    let mut todo: Vec<(&Row, &Experiment)> = Vec::new();
+    for row in rows {
+        for experiment in row.rates.iter().flat_map(|(_, experiments)| experiments) {
+            let again = todo.iter().any(|(_, other)| *other == experiment);
+            if !again && !known.figures.contains_key(&key(experiment)) {
+                todo.push((row, experiment));
             }
         }
     }
-    if let Some(only) = &arguments.only {
-        rows.retain(|row| row.name.contains(only.as_str()));
-    }
-    rows
-}
-
-/// Few rounds say nothing about fine differences, but much about something broken.
-fn short_rows() -> Vec<Row> {
-    let setting = |sync: SyncSettings| Federated {
-        workers: 4,
-        rounds: 30,
-        steps: 10,
-        sync,
-        inner: InnerSettings::default(),
-        seed: 1,
-    };
-    let row = |name: &str, synchronous, sync| Row {
-        name: name.into(),
-        synchronous,
-        setting: setting(sync),
-    };
-    vec![
-        row("data-parallel", true, exact()),
-        row("exact mean", false, exact()),
-        row("default sparse", false, SyncSettings::default()),
-    ]
-}
-
-type Done = Vec<(Row, Figures)>;
-
-fn run_all(rows: Vec<Row>, data: &Data, arguments: &Arguments) -> Result<Done> {
-    let known = read_log(arguments)?;
-    let log = arguments.log.as_ref().map(|file| {
-        std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(file)
-    });
-    let log = Mutex::new(log.transpose()?);
-    let total = rows.len();
-    let queue = Mutex::new(rows.into_iter().enumerate());
-    let done: Mutex<Vec<(usize, Row, Figures)>> = Mutex::default();
+    let total = todo.len();
+    let known = Mutex::new(known);
+    let queue = Mutex::new(todo.into_iter().enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || -> Result<()> {
         // Each experiment has a pool of its own: threads of one must not wait for another's.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-        loop {
-            let next = queue.lock().map_or(None, |mut queue| queue.next());
-            let Some((index, row)) = next else {
-                return Ok(());
-            };
-            let key = key(&row);
+        while let Some((index, (row, experiment))) = next() {
             let started = Instant::now();
-            let figures = match known.get(&key) {
-                Some(figures) => *figures,
-                None => pool.install(|| match row.synchronous {
-                    true => synchronous(&row.setting, data),
-                    false => row.setting.run(data),
-                })?,
-            };
-            if !known.contains_key(&key) {
-                println!(
-                    "[{}/{total}] {key}: {:.4} nats ({:.0} s)",
-                    index + 1,
-                    figures.nats,
-                    started.elapsed().as_secs_f64()
-                );
-                if let Ok(mut log) = log.lock()
-                    && let Some(file) = log.as_mut()
-                {
-                    let line = serde_json::json!({ "key": key, "figures": figures });
-                    writeln!(file, "{line}")?;
-                }
-            }
-            if let Ok(mut done) = done.lock() {
-                done.push((index, row, figures));
-            }
+            let figures = pool.install(|| experiment.run(data))?;
+            println!(
+                "[{}/{total}] {} workers, {}, rate {:.1e}, seed {}: {:.4} nats ({:.0} s)",
+                index + 1,
+                row.workers,
+                row.name,
+                experiment.inner.learning_rate,
+                experiment.seed,
+                figures.nats,
+                started.elapsed().as_secs_f64()
+            );
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.add(experiment, figures)?;
         }
+        Ok(())
     };
     std::thread::scope(|scope| {
-        let jobs: Vec<_> = (0..arguments.jobs.max(1))
-            .map(|_| scope.spawn(work))
-            .collect();
+        let jobs: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
         jobs.into_iter().try_for_each(|job| match job.join() {
             Ok(result) => result,
-            Err(_) => anyhow::bail!("an experiment panicked"),
+            Err(_) => bail!("an experiment panicked"),
         })
     })?;
-    let mut done = done.into_inner().unwrap_or_default();
-    done.sort_by_key(|(index, ..)| *index);
-    Ok(done
-        .into_iter()
-        .map(|(_, row, figures)| (row, figures))
-        .collect())
+    Ok(known.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Everything that decides a row's figures.
-fn key(row: &Row) -> String {
-    let Federated {
-        rounds,
-        steps,
-        inner,
-        seed,
-        ..
-    } = &row.setting;
-    format!(
-        "{} | lr {:.0e} | {rounds} x {steps} | seed {seed}",
-        row.name, inner.learning_rate
-    )
-}
-
-fn read_log(arguments: &Arguments) -> Result<HashMap<String, Figures>> {
-    #[derive(serde::Deserialize)]
-    struct Line {
-        key: String,
-        figures: Figures,
-    }
-    let text = match &arguments.log {
-        Some(file) if file.exists() => std::fs::read_to_string(file)?,
-        _ => String::new(),
-    };
-    text.lines()
-        .map(|line| {
-            let Line { key, figures } = serde_json::from_str(line)?;
-            Ok((key, figures))
-        })
-        .collect()
-}
-
-/// One line for each name: the best learning rate by mean loss over seeds.
-fn print_table(figures: &Done) {
-    let mut names: Vec<&String> = Vec::new();
-    for (row, _) in figures {
-        if !names.contains(&&row.name) {
-            names.push(&row.name);
-        }
-    }
-    println!(
-        "\n| setting | rate | nats/token | to data-parallel | up B/param | down B/param | rounds |"
-    );
-    println!("|---|---|---|---|---|---|---|");
-    for name in names {
-        let Some((rate, nats, row)) = best(figures, name) else {
+fn print_table(rows: &[Row], known: &Known) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "\n| workers | setting | rate | seeds | nats/token | spread | to data-parallel | up B/param | down B/param | rounds |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|---|")?;
+    for row in rows {
+        let Some(best) = known.best(row) else {
             continue;
         };
-        let workers = name.split(' ').next().unwrap_or_default();
-        let control = best(figures, &format!("{workers} data-parallel"))
-            .or_else(|| best(figures, "data-parallel"));
-        let distance = control.map_or("-".into(), |(_, control, _)| {
-            format!("{:+.1} %", (nats / control - 1.0) * 100.0)
+        let control = rows
+            .iter()
+            .find(|other| other.workers == row.workers && other.name == "data-parallel")
+            .and_then(|control| known.best(control));
+        let distance = control.map_or("".into(), |control| {
+            format!("{:+.1} %", (best.nats / control.nats - 1.0) * 100.0)
         });
-        println!(
-            "| {name} | {rate:.0e} | {nats:.4} | {distance} | {:.4} | {:.4} | {} |",
-            row.up, row.down, row.rounds
-        );
+        let Figures {
+            up, down, rounds, ..
+        } = best.first;
+        writeln!(
+            out,
+            "| {} | {} | {:.1e} | {} | {:.4} | {:.4} | {distance} | {up:.4} | {down:.4} | {rounds} |",
+            row.workers, row.name, best.rate, best.seeds, best.nats, best.spread,
+        )?;
     }
-}
-
-/// The learning rate with the least mean loss over seeds.
-fn best<'a>(figures: &'a Done, name: &str) -> Option<(f64, f64, &'a Figures)> {
-    let of_name = figures.iter().filter(|(row, _)| row.name == name);
-    let mut by_rate: Vec<(f64, Vec<&Figures>)> = Vec::new();
-    for (row, figures) in of_name {
-        let rate = row.setting.inner.learning_rate;
-        match by_rate.iter_mut().find(|(known, _)| *known == rate) {
-            Some((_, list)) => list.push(figures),
-            None => by_rate.push((rate, vec![figures])),
-        }
-    }
-    by_rate
-        .into_iter()
-        .map(|(rate, list)| {
-            let mean = list.iter().map(|figures| figures.nats).sum::<f64>() / list.len() as f64;
-            (rate, mean, list[0])
-        })
-        .min_by(|a, b| a.1.total_cmp(&b.1))
-}
-
-/// What the short form must show.
-fn check(figures: &Done) -> Result<()> {
-    let nats = |name: &str| best(figures, name).map_or(f64::NAN, |(_, nats, _)| nats);
-    let (control, exact, sparse) = (
-        nats("data-parallel"),
-        nats("exact mean"),
-        nats("default sparse"),
-    );
-    ensure!(
-        control < SHORT_CONTROL_LIMIT,
-        "data-parallel reaches {control:.4} nats per token; {SHORT_CONTROL_LIMIT} was reached before"
-    );
-    ensure!(
-        exact < control * SHORT_EXACT_LIMIT,
-        "rounds without compression are at {:.3} of data-parallel; {SHORT_EXACT_LIMIT} was reached before",
-        exact / control
-    );
-    ensure!(
-        sparse < control * SHORT_SPARSE_LIMIT,
-        "the default is at {:.3} of data-parallel; {SHORT_SPARSE_LIMIT} was reached before",
-        sparse / control
-    );
-    println!("\nlearning is as good as it was");
     Ok(())
 }
-
-/// Limits of the short form, a little above what was measured when they were set.
-const SHORT_CONTROL_LIMIT: f64 = 4.2;
-const SHORT_EXACT_LIMIT: f64 = 1.03;
-const SHORT_SPARSE_LIMIT: f64 = 1.05;

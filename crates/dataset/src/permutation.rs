@@ -1,4 +1,4 @@
-//! The order in which an epoch's blocks are trained: a bijection of `0..len` that is a pure
+//! The order in which an epoch's sequences are trained: a bijection of `0..len` that is a pure
 //! function of (seed, epoch, len), so that every coordinator, agent, auditor and trainer
 //! computes the same order without exchanging or storing it.
 //!

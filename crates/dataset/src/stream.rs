@@ -1,29 +1,27 @@
-//! Reading tokens back: shards as one stream, mapped, so that a corpus larger than memory
-//! costs none.
+//! Reading tokens back: shards as one stream, of which only what is asked for is read, so
+//! that a corpus larger than memory costs none.
 //!
 //! Shards may come from anywhere. Their sizes are checked when they are opened and each
-//! token when it is read; the caller has checked their hashes. A shard must not be shortened
-//! while it is mapped (the process would get SIGBUS): shards are named by their contents, so
-//! nobody has a reason to write into one.
+//! token when it is read; the caller has checked their hashes. Files are read at a position
+//! rather than mapped: a sequence is a few hundred bytes, and a file that shrinks under a
+//! mapping would kill the process.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::PathBuf;
-
-use memmap2::Mmap;
 
 /// Why tokens could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     /// Tokens have 2 or 4 bytes.
-    #[error("tokens of {token_bytes} bytes are unknown: a token has 2 or 4")]
+    #[error("token_bytes is {token_bytes}; it must be 2 or 4")]
     TokenBytes {
         /// What was asked for.
         token_bytes: u8,
     },
-    /// A shard could not be opened.
-    #[error("cannot read the token shard {}", path.display())]
-    Open {
+    /// A shard could not be opened or read.
+    #[error("cannot read the token shard {}: {source}", path.display())]
+    Read {
         /// Which.
         path: PathBuf,
         /// Why.
@@ -59,11 +57,13 @@ pub enum StreamError {
     },
     /// A token that the model has not.
     #[error(
-        "token {at} of the data is {token}, and the model's vocabulary has {vocab_size}: data \
-         and model belong to different tokenizers"
+        "{}: token {at} is {token}, but the model's vocabulary has only {vocab_size} tokens; \
+         use the tokenizer that belongs to the model", path.display()
     )]
     OutsideVocabulary {
-        /// Its position in the stream.
+        /// The shard.
+        path: PathBuf,
+        /// Its position in the shard.
         at: u64,
         /// The token.
         token: u32,
@@ -75,15 +75,23 @@ pub enum StreamError {
 /// A stream of tokens.
 #[derive(Debug)]
 pub struct TokenStream {
-    /// Each shard and the position of its first token.
-    shards: Vec<(u64, Mmap)>,
+    shards: Vec<Shard>,
     token_bytes: usize,
     tokens: u64,
     vocab_size: usize,
 }
 
+#[derive(Debug)]
+struct Shard {
+    path: PathBuf,
+    file: File,
+    /// Position of its first token in the stream.
+    start: u64,
+    tokens: u64,
+}
+
 impl TokenStream {
-    /// Maps the shards, in order; together they must have exactly `tokens` tokens.
+    /// Opens the shards, in order; together they must have exactly `tokens` tokens.
     pub fn open(files: &[PathBuf], token_bytes: u8, tokens: u64) -> Result<Self, StreamError> {
         if token_bytes != 2 && token_bytes != 4 {
             return Err(StreamError::TokenBytes { token_bytes });
@@ -91,7 +99,7 @@ impl TokenStream {
         let mut shards = Vec::with_capacity(files.len());
         let mut found = 0;
         for path in files {
-            let failed = |source| StreamError::Open {
+            let failed = |source| StreamError::Read {
                 path: path.clone(),
                 source,
             };
@@ -104,13 +112,14 @@ impl TokenStream {
                     token_bytes,
                 });
             }
-            if bytes == 0 {
-                continue;
-            }
-            // SAFETY: nobody writes into a shard once it has its name (see the module's head).
-            let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-            shards.push((found, map));
-            found += bytes / u64::from(token_bytes);
+            let tokens = bytes / u64::from(token_bytes);
+            shards.push(Shard {
+                path: path.clone(),
+                file,
+                start: found,
+                tokens,
+            });
+            found += tokens;
         }
         if found != tokens {
             return Err(StreamError::WrongTotal {
@@ -144,7 +153,7 @@ impl TokenStream {
     }
 
     /// Fills `out` with the tokens from position `start` on.
-    pub fn read(&self, start: u64, out: &mut [u32]) -> Result<(), StreamError> {
+    pub fn read(&mut self, start: u64, out: &mut [u32]) -> Result<(), StreamError> {
         let end = start.saturating_add(out.len() as u64);
         if end > self.tokens {
             return Err(StreamError::PastTheEnd {
@@ -153,32 +162,34 @@ impl TokenStream {
                 tokens: self.tokens,
             });
         }
-        let mut done = 0;
-        while done < out.len() {
-            let at = start + done as u64;
-            let shard = self.shards.partition_point(|shard| shard.0 <= at) - 1;
-            let (shard_start, map) = &self.shards[shard];
-            let bytes = &map[(at - shard_start) as usize * self.token_bytes..];
-            done += self.decode(bytes, &mut out[done..]);
+        for shard in &mut self.shards {
+            let (from, to) = (start.max(shard.start), end.min(shard.start + shard.tokens));
+            if from < to {
+                let part = &mut out[(from - start) as usize..(to - start) as usize];
+                shard.read(from - shard.start, self.token_bytes, self.vocab_size, part)?;
+            }
         }
-        match out
-            .iter()
-            .position(|&token| token as usize >= self.vocab_size)
-        {
-            None => Ok(()),
-            Some(found) => Err(StreamError::OutsideVocabulary {
-                at: start + found as u64,
-                token: out[found],
-                vocab_size: self.vocab_size,
-            }),
-        }
+        Ok(())
     }
+}
 
-    /// Decodes as many tokens as both have; returns how many.
-    fn decode(&self, bytes: &[u8], out: &mut [u32]) -> usize {
-        let count = out.len().min(bytes.len() / self.token_bytes);
-        let out = &mut out[..count];
-        if self.token_bytes == 2 {
+impl Shard {
+    fn read(
+        &mut self,
+        first: u64,
+        token_bytes: usize,
+        vocab_size: usize,
+        out: &mut [u32],
+    ) -> Result<(), StreamError> {
+        let mut bytes = vec![0; out.len() * token_bytes];
+        self.file
+            .seek(SeekFrom::Start(first * token_bytes as u64))
+            .and_then(|_| self.file.read_exact(&mut bytes))
+            .map_err(|source| StreamError::Read {
+                path: self.path.clone(),
+                source,
+            })?;
+        if token_bytes == 2 {
             for (token, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
                 *token = u32::from(u16::from_le_bytes(*bytes));
             }
@@ -187,7 +198,16 @@ impl TokenStream {
                 *token = u32::from_le_bytes(*bytes);
             }
         }
-        count
+        let outside = out.iter().position(|&token| token as usize >= vocab_size);
+        match outside {
+            None => Ok(()),
+            Some(found) => Err(StreamError::OutsideVocabulary {
+                path: self.path.clone(),
+                at: first + found as u64,
+                token: out[found],
+                vocab_size,
+            }),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod commands;
 mod home;
 mod local;
 mod logging;
+mod memory;
 mod output;
 mod progress;
 mod remote;
@@ -41,6 +42,8 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<()> {
+    let trains = matches!(cli.command, Command::Trainer | Command::Generate(_));
+    memory::allow_huge_pages(trains);
     // The trainer is no asynchronous program, and must not share its cores with one.
     if matches!(cli.command, Command::Trainer) {
         logging::start("info");

@@ -90,6 +90,20 @@ impl Default for SyncSettings {
     }
 }
 
+impl From<&SyncSettings> for opengpu_merge::OuterSettings {
+    fn from(sync: &SyncSettings) -> Self {
+        Self {
+            down: sync.down.into(),
+            down_feedback_decay: sync.down_feedback_decay,
+            tau: sync.tau,
+            outer_rate: sync.outer_rate,
+            outer_momentum: sync.outer_momentum,
+            nesterov: sync.nesterov,
+            clip_to_median_norm: sync.clip_to_median_norm,
+        }
+    }
+}
+
 /// A codec of the format document, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "codec")]

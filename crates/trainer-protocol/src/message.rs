@@ -149,7 +149,7 @@ pub struct TokenFiles {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainRequest {
     /// Half-open ranges of global block numbers, in training order. Block `b` is position
-    /// `b % blocks_per_epoch` of the permutation of epoch `b / blocks_per_epoch`.
+    /// `b % blocks_per_epoch` of epoch `b / blocks_per_epoch` (`docs/datasets.md`).
     pub blocks: Vec<(u64, u64)>,
     /// Blocks in an epoch.
     pub blocks_per_epoch: u64,

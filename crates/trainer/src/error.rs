@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use opengpu_dataset::StreamError;
 use opengpu_trainer_protocol::ErrorCode;
 
 /// A failed request; the trainer goes on.
@@ -18,6 +19,9 @@ pub enum TrainerError {
         /// What is wrong with it and what mends it.
         problem: String,
     },
+    /// The token files are missing, or not what the request says.
+    #[error(transparent)]
+    Tokens(#[from] StreamError),
     /// Numbers have left the range of float32.
     #[error("{0}")]
     NotFinite(String),
@@ -41,8 +45,11 @@ impl TrainerError {
     /// The reply's code.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::BadRequest(_) => ErrorCode::BadRequest,
-            Self::BadFile { .. } => ErrorCode::BadFile,
+            Self::BadRequest(_)
+            | Self::Tokens(StreamError::TokenBytes { .. } | StreamError::PastTheEnd { .. }) => {
+                ErrorCode::BadRequest
+            }
+            Self::BadFile { .. } | Self::Tokens(_) => ErrorCode::BadFile,
             Self::NotFinite(_) => ErrorCode::NotFinite,
             Self::Failed(_) => ErrorCode::Failed,
         }

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use burn::tensor::Device;
+use opengpu_dataset::TokenStream;
 use opengpu_trainer_protocol::ModelConfig;
 
 use crate::error::{Result, TrainerError};
 use crate::model::{Form, Llama};
-use crate::tokens::{Pair, Tokens};
+use crate::tokens::Pair;
 use crate::train::Signals;
 
 /// Tokens in one forward pass, about.
@@ -68,14 +69,14 @@ fn windows(tokens: u64, length: usize) -> Vec<Window> {
 pub fn evaluate(
     model: &ModelConfig,
     weights: &[f32],
-    tokens: &mut Tokens,
+    tokens: &mut TokenStream,
     max_windows: Option<usize>,
     signals: &Signals,
     report: &mut dyn FnMut(u64, u64, f64),
 ) -> Result<Evaluated> {
     let length = model.max_position_embeddings;
-    let all = windows(tokens.count(), length);
-    if tokens.count() == 0 {
+    let all = windows(tokens.len(), length);
+    if tokens.is_empty() {
         return Err(TrainerError::BadRequest(
             "There are no held-out tokens.".into(),
         ));
@@ -85,17 +86,12 @@ pub fn evaluate(
     let mut nats = (model.vocab_size as f64).ln();
     let mut counted = 1u64;
     let mut done = 0;
-    let (mut batch, mut window_tokens) = (Pair::default(), Vec::new());
+    let mut batch = Pair::default();
     for group in used.chunk_by(|a, b| a.length == b.length) {
         for pass in group.chunks((PASS_TOKENS / length).max(1)) {
             batch.clear();
             for window in pass {
-                window_tokens.clear();
-                tokens.read(window.start, window.length + 1, &mut window_tokens)?;
-                batch
-                    .inputs
-                    .extend_from_slice(&window_tokens[..window.length]);
-                batch.targets.extend_from_slice(&window_tokens[1..]);
+                batch.push(tokens, window.start, window.length)?;
             }
             let length = pass[0].length;
             let losses = llama.token_losses(&batch.inputs, &batch.targets, length);

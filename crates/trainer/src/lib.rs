@@ -25,7 +25,7 @@ pub use error::{Result, TrainerError};
 pub use evaluate::{Evaluated, evaluate};
 pub use model::{Form, Llama};
 pub use serve::{run, serve};
-pub use tokens::{Blocks, Pair, Tokens};
+pub use tokens::{Blocks, Pair, open_tokens};
 pub use train::{InnerLoop, Progress, Signals, Trained};
 
 /// Fresh flat weights of a model, decided by a seed.

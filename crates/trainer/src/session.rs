@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use opengpu_dataset::{TokenStream, sequences};
 use opengpu_trainer_protocol::{
     InnerSettings, ModelConfig, ReplyBody, RequestBody, TokenFiles, TrainRequest, VERSION,
 };
 
 use crate::error::{Result, TrainerError};
-use crate::tokens::{Pair, Tokens};
+use crate::tokens::{Pair, open_tokens};
 use crate::train::{InnerLoop, Progress, Signals};
 use crate::{evaluate, export, flat, import, initialise, sample};
 
@@ -27,7 +28,7 @@ pub struct Session {
 struct Loaded {
     model: ModelConfig,
     weights: PathBuf,
-    tokens: Option<Tokens>,
+    tokens: Option<TokenStream>,
     inner: InnerSettings,
     /// Made by the first assignment, so that evaluating needs no memory for moments.
     training: Option<InnerLoop>,
@@ -131,7 +132,7 @@ impl Session {
             ));
         }
         let tokens = tokens
-            .map(|files| Tokens::open(&files, model.vocab_size))
+            .map(|files| open_tokens(&files, model.vocab_size))
             .transpose()?;
         let parameters = model.parameters() as u64;
         self.loaded = Some(Loaded {
@@ -160,11 +161,11 @@ impl Session {
         } = self.loaded()?;
         let tokens = tokens.as_mut().ok_or_else(no_tokens)?;
         let length = model.max_position_embeddings;
-        let available = tokens.sequences(length);
+        let available = sequences(tokens.len(), length);
         if available == 0 {
             return Err(TrainerError::BadRequest(format!(
                 "{} tokens hold no sequence of {length} tokens",
-                tokens.count()
+                tokens.len()
             )));
         }
         if block_sequences == 0 {
@@ -175,7 +176,8 @@ impl Session {
         let mut training = InnerLoop::new(model, inner);
         let mut batch = Pair::default();
         for sequence in 0..inner.batch_sequences as u64 {
-            tokens.sequence(sequence % available, length, &mut batch)?;
+            let start = sequence % available * length as u64;
+            batch.push(tokens, start, length)?;
         }
         training.step(&mut weights, &batch, 0.0)?;
         let start = Instant::now();
@@ -240,7 +242,7 @@ impl Session {
         reply: &mut dyn FnMut(ReplyBody),
     ) -> Result<ReplyBody> {
         let loaded = self.loaded()?;
-        let mut tokens = Tokens::open(files, loaded.model.vocab_size)?;
+        let mut tokens = open_tokens(files, loaded.model.vocab_size)?;
         let weights = flat::read(&loaded.weights, &loaded.model)?;
         let mut pace = Pace::new();
         let mut report = |done, of, loss| pace.tell(reply, || (done, of, loss));

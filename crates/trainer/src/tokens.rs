@@ -1,157 +1,14 @@
-//! Reading training and held-out tokens, and finding the sequences of a block.
-//!
-//! Files are read at a position rather than mapped: a sequence is a few hundred bytes, and
-//! a file that shrinks under a mapping would kill the process.
+//! The sequences of a block, and batches of them.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
-
-use opengpu_dataset::Permutation;
+use opengpu_dataset::{Permutation, TokenStream};
 use opengpu_trainer_protocol::TokenFiles;
 
-use crate::error::{Result, TrainerError};
+use crate::error::Result;
 
-/// An open token stream.
-pub struct Tokens {
-    shards: Vec<Shard>,
-    token_bytes: usize,
-    vocabulary: usize,
-    count: u64,
-}
-
-struct Shard {
-    path: PathBuf,
-    file: File,
-    /// Place of its first token in the stream.
-    start: u64,
-    tokens: u64,
-}
-
-impl Tokens {
-    /// Opens all shards; refuses a stream that is not as long as it says.
-    pub fn open(files: &TokenFiles, vocabulary: usize) -> Result<Self> {
-        let token_bytes = usize::from(files.token_bytes);
-        if token_bytes != 2 && token_bytes != 4 {
-            return Err(TrainerError::BadRequest(format!(
-                "token_bytes is {token_bytes}; it must be 2 or 4"
-            )));
-        }
-        let mut shards = Vec::with_capacity(files.files.len());
-        let mut count = 0;
-        for path in &files.files {
-            let fail = |error: std::io::Error| TrainerError::file(path, error);
-            let file = File::open(path).map_err(fail)?;
-            let bytes = file.metadata().map_err(fail)?.len();
-            if bytes % token_bytes as u64 != 0 {
-                return Err(TrainerError::file(
-                    path,
-                    format!(
-                        "holds {bytes} bytes, which is no whole number of {token_bytes}-byte tokens"
-                    ),
-                ));
-            }
-            let tokens = bytes / token_bytes as u64;
-            shards.push(Shard {
-                path: path.clone(),
-                file,
-                start: count,
-                tokens,
-            });
-            count += tokens;
-        }
-        if count != files.tokens {
-            let path = files.files.last().cloned().unwrap_or_default();
-            return Err(TrainerError::BadFile {
-                path,
-                problem: format!(
-                    "the {} token files hold {count} tokens together, the request says {}; fetch \
-                     the dataset again",
-                    shards.len(),
-                    files.tokens
-                ),
-            });
-        }
-        Ok(Self {
-            shards,
-            token_bytes,
-            vocabulary,
-            count,
-        })
-    }
-
-    /// Tokens in the stream.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Whole sequences of `length` inputs, each with the token after it.
-    pub fn sequences(&self, length: usize) -> u64 {
-        self.count.saturating_sub(1) / length as u64
-    }
-
-    /// Appends `length` tokens from place `start` to `out`.
-    pub fn read(&mut self, start: u64, length: usize, out: &mut Vec<u32>) -> Result<()> {
-        let end = start + length as u64;
-        if end > self.count {
-            return Err(TrainerError::BadRequest(format!(
-                "tokens {start} to {end} were asked for, but there are only {}",
-                self.count
-            )));
-        }
-        for shard in &mut self.shards {
-            let (from, to) = (start.max(shard.start), end.min(shard.start + shard.tokens));
-            if from < to {
-                let place = (from - shard.start) * self.token_bytes as u64;
-                let mut bytes = vec![0u8; (to - from) as usize * self.token_bytes];
-                let fail = |error| TrainerError::file(&shard.path, error);
-                shard.file.seek(SeekFrom::Start(place)).map_err(fail)?;
-                shard.file.read_exact(&mut bytes).map_err(fail)?;
-                let first = out.len();
-                match self.token_bytes {
-                    2 => out.extend(
-                        bytes
-                            .as_chunks::<2>()
-                            .0
-                            .iter()
-                            .map(|b| u32::from(u16::from_le_bytes(*b))),
-                    ),
-                    _ => out.extend(
-                        bytes
-                            .as_chunks::<4>()
-                            .0
-                            .iter()
-                            .map(|b| u32::from_le_bytes(*b)),
-                    ),
-                }
-                let bad = out[first..]
-                    .iter()
-                    .position(|&token| token as usize >= self.vocabulary);
-                if let Some(bad) = bad {
-                    return Err(TrainerError::file(
-                        &shard.path,
-                        format!(
-                            "token {} is {}, but the model's vocabulary has only {} tokens; use \
-                             the tokenizer that belongs to the model",
-                            from - shard.start + bad as u64,
-                            out[first + bad],
-                            self.vocabulary
-                        ),
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Appends sequence `index`: `length` inputs and, shifted by one, their targets.
-    pub fn sequence(&mut self, index: u64, length: usize, pair: &mut Pair) -> Result<()> {
-        let mut tokens = Vec::with_capacity(length + 1);
-        self.read(index * length as u64, length + 1, &mut tokens)?;
-        pair.inputs.extend_from_slice(&tokens[..length]);
-        pair.targets.extend_from_slice(&tokens[1..]);
-        Ok(())
-    }
+/// Opens all shards; refuses a stream that is not as long as it says.
+pub fn open_tokens(files: &TokenFiles, vocabulary: usize) -> Result<TokenStream> {
+    let stream = TokenStream::open(&files.files, files.token_bytes, files.tokens)?;
+    Ok(stream.with_vocabulary(vocabulary))
 }
 
 /// Inputs and targets of a batch: sequences one after the other.
@@ -169,9 +26,19 @@ impl Pair {
         self.inputs.clear();
         self.targets.clear();
     }
+
+    /// Appends `length` inputs from place `start` of the stream and, shifted by one, their
+    /// targets.
+    pub fn push(&mut self, tokens: &mut TokenStream, start: u64, length: usize) -> Result<()> {
+        let mut sequence = vec![0; length + 1];
+        tokens.read(start, &mut sequence)?;
+        self.inputs.extend_from_slice(&sequence[..length]);
+        self.targets.extend_from_slice(&sequence[1..]);
+        Ok(())
+    }
 }
 
-/// Where a run's blocks lie in its token stream.
+/// Which sequences of a token stream a run's blocks are.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks {
     /// Seed of the run.
@@ -183,9 +50,39 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// First sequence of global block `block`.
-    pub fn first_sequence(&self, block: u64) -> u64 {
+    /// The sequences of global block `block`, in order. They come from all over the stream:
+    /// neighbours are alike, and a batch of them would say little more than one of them.
+    pub fn sequences_of(&self, block: u64) -> impl Iterator<Item = u64> {
         let (epoch, position) = (block / self.per_epoch, block % self.per_epoch);
-        Permutation::new(self.seed, epoch, self.per_epoch).at(position) * self.sequences as u64
+        let sequences = self.sequences as u64;
+        let order = Permutation::new(self.seed, epoch, self.per_epoch * sequences);
+        (position * sequences..(position + 1) * sequences).map(move |place| order.at(place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_of_blocks_has_every_sequence_once_and_no_block_is_a_stretch_of_text() {
+        let blocks = Blocks {
+            seed: 7,
+            per_epoch: 25,
+            sequences: 8,
+        };
+        for epoch in 0..3 {
+            let mut seen: Vec<u64> = (epoch * 25..(epoch + 1) * 25)
+                .flat_map(|block| blocks.sequences_of(block))
+                .collect();
+            let neighbours = seen.windows(2).filter(|pair| pair[0] + 1 == pair[1]);
+            assert!(neighbours.count() < 10);
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..200));
+        }
+        assert_ne!(
+            blocks.sequences_of(0).collect::<Vec<_>>(),
+            blocks.sequences_of(25).collect::<Vec<_>>()
+        );
     }
 }

@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use opengpu_dataset::TokenStream;
 use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig, TrainRequest};
 
 use crate::adamw::AdamW;
 use crate::error::{Result, TrainerError};
 use crate::flat;
 use crate::model::{Form, Llama};
-use crate::tokens::{Blocks, Pair, Tokens};
+use crate::tokens::{Blocks, Pair};
 
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -102,7 +103,7 @@ impl InnerLoop {
     pub fn train(
         &mut self,
         weights: &mut [f32],
-        tokens: &mut Tokens,
+        tokens: &mut TokenStream,
         request: &TrainRequest,
         signals: &Signals,
         report: &mut dyn FnMut(Progress),
@@ -121,7 +122,7 @@ impl InnerLoop {
     fn train_blocks(
         &mut self,
         weights: &mut [f32],
-        tokens: &mut Tokens,
+        tokens: &mut TokenStream,
         request: &TrainRequest,
         blocks: Blocks,
         signals: &Signals,
@@ -136,13 +137,12 @@ impl InnerLoop {
         let (mut losses, mut recent) = (0.0, Recent::new());
         let mut batch = Pair::default();
         for block in request.blocks.iter().flat_map(|&(start, end)| start..end) {
-            let first = blocks.first_sequence(block);
-            for step in 0..steps_per_block {
+            let mut sequences = blocks.sequences_of(block);
+            for _ in 0..steps_per_block {
                 let began = Instant::now();
                 batch.clear();
-                for sequence in 0..batch_sequences as u64 {
-                    let index = first + step * batch_sequences as u64 + sequence;
-                    tokens.sequence(index, length, &mut batch)?;
+                for sequence in sequences.by_ref().take(batch_sequences) {
+                    batch.push(tokens, sequence * length as u64, length)?;
                 }
                 // The rate is that of the step's middle, so that the first step of a run
                 // does something and cutting a run into assignments changes nothing.
@@ -233,7 +233,7 @@ fn check(
     request: &TrainRequest,
     model: &ModelConfig,
     settings: &InnerSettings,
-    tokens: &Tokens,
+    tokens: &TokenStream,
 ) -> Result<Blocks> {
     let refuse = |message: String| Err(TrainerError::BadRequest(message));
     let (sequences, batch) = (request.block_sequences, settings.batch_sequences);
@@ -243,13 +243,13 @@ fn check(
         ));
     }
     let length = model.max_position_embeddings;
-    let available = tokens.sequences(length) / sequences as u64;
+    let available = opengpu_dataset::blocks_per_epoch(tokens.len(), length, sequences);
     if request.blocks_per_epoch == 0 || request.blocks_per_epoch > available {
         return refuse(format!(
             "blocks_per_epoch is {}, but {} tokens hold {available} blocks of {sequences} \
              sequences of {length} tokens",
             request.blocks_per_epoch,
-            tokens.count()
+            tokens.len()
         ));
     }
     if request.blocks.is_empty() {

@@ -16,7 +16,7 @@ use super::job::{Buffers, Job};
 use crate::journal::{Entry, Journal};
 
 /// How often progress is told, and the trainer that its time is over.
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_secs(2);
 
 /// What a trainer says of a finished assignment.
 struct Trained {
@@ -90,6 +90,10 @@ impl Device {
         let slowdown = self.settings.slowdown.max(1.0);
         let job = self.job()?;
         let (run, lineage) = (job.run, job.lineage);
+        // The block that is then under way ends by the deadline: all others wait for the
+        // last update of a round.
+        let block = Duration::try_from_secs_f64(1.0 / job.blocks_per_second).unwrap_or_default();
+        let finish_at = deadline.checked_sub(block).unwrap_or(deadline);
         // Made here, so that its space is there and stays ours; the trainer writes it.
         let out = folder
             .create(&name, job.layout.len() as u64 * 4)?
@@ -130,7 +134,7 @@ impl Device {
         let answer = loop {
             // Told again while it goes on: a trainer ignores it until it has read its task.
             let due = told.is_none_or(|at| at.elapsed() >= TICK);
-            if due && (Instant::now() >= deadline || self.is_obsolete(run, lineage, id)) {
+            if due && (Instant::now() >= finish_at || self.is_obsolete(run, lineage, id)) {
                 told = Some(Instant::now());
                 let _ = tokio::time::timeout(TICK / 10, process.finish()).await;
             }
@@ -139,7 +143,7 @@ impl Device {
                 answer = &mut training => break answer,
                 result = self.outbox.answered() => self.sent(result).await,
                 _ = self.shared.line.changed() => self.settle_verdicts().await,
-                () = tokio::time::sleep_until(deadline.into()), if told.is_none() => {}
+                () = tokio::time::sleep_until(finish_at.into()), if told.is_none() => {}
                 _ = tick.tick() => {
                     self.settle_verdicts().await;
                     let progress = *latest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,6 +214,14 @@ impl Device {
         self.shared
             .board
             .device(self.number, |status| status.trained += 1);
+        tracing::info!(
+            device = self.number,
+            round = assignment.round,
+            blocks = trained.blocks_completed,
+            seconds = trained.seconds,
+            loss = trained.loss,
+            "trained"
+        );
         if trained.blocks_completed == 0 {
             self.give_up(id, "not one block was done in time");
             return Ok(());

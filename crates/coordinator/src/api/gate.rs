@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -89,17 +90,7 @@ async fn admit(gate: &Gate, request: Request) -> Result<Request, Response> {
     match gate.access {
         Access::Open => {
             let (mut parts, body) = request.into_parts();
-            let limit = body_limit(gate, parts.uri.path())
-                .await
-                .map_err(IntoResponse::into_response)?;
-            let body = read(&parts.headers, body, limit)
-                .await
-                .map_err(IntoResponse::into_response)?;
-            gate.coordinator
-                .metrics()
-                .received_bytes
-                .inc_by(body.len() as u64);
-            parts.extensions.insert(Buffered(body));
+            hold(gate, &mut parts, body).await?;
             parts.extensions.insert(Caller::Anyone);
             Ok(Request::from_parts(parts, Body::empty()))
         }
@@ -136,17 +127,7 @@ async fn admit_operator(gate: &Gate, request: Request) -> Result<Request, Respon
     if gate.body == BodyRule::Streamed {
         return Ok(Request::from_parts(parts, body));
     }
-    let limit = body_limit(gate, parts.uri.path())
-        .await
-        .map_err(IntoResponse::into_response)?;
-    let body = read(&parts.headers, body, limit)
-        .await
-        .map_err(IntoResponse::into_response)?;
-    gate.coordinator
-        .metrics()
-        .received_bytes
-        .inc_by(body.len() as u64);
-    parts.extensions.insert(Buffered(body));
+    hold(gate, &mut parts, body).await?;
     Ok(Request::from_parts(parts, Body::empty()))
 }
 
@@ -166,12 +147,7 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
     let key = nodes
         .key_of(headers.node)
         .map_err(IntoResponse::into_response)?;
-    let limit = body_limit(gate, parts.uri.path())
-        .await
-        .map_err(IntoResponse::into_response)?;
-    let body = read(&parts.headers, body, limit)
-        .await
-        .map_err(IntoResponse::into_response)?;
+    let body = hold(gate, &mut parts, body).await?;
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     let hash = hash_of(&body).await;
     headers
@@ -182,13 +158,22 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
         Ok(Err(refusal)) => return Err(refuse(&refusal)),
         Err(error) => return Err(ApiError::fault(&error).into_response()),
     }
-    gate.coordinator
-        .metrics()
-        .received_bytes
-        .inc_by(body.len() as u64);
     parts.extensions.insert(Caller::Node(headers.node));
-    parts.extensions.insert(Buffered(body));
     Ok(Request::from_parts(parts, Body::empty()))
+}
+
+/// Reads the body up to the limit of its address and keeps it with the request.
+async fn hold(gate: &Gate, parts: &mut Parts, body: Body) -> Result<Bytes, Response> {
+    let limit = body_limit(gate, parts.uri.path())
+        .await
+        .map_err(IntoResponse::into_response)?;
+    let body = read(&parts.headers, body, limit)
+        .await
+        .map_err(IntoResponse::into_response)?;
+    let metrics = gate.coordinator.metrics();
+    metrics.received_bytes.inc_by(body.len() as u64);
+    parts.extensions.insert(Buffered(body.clone()));
+    Ok(body)
 }
 
 /// Large bodies are hashed off the async threads.

@@ -285,16 +285,7 @@ impl LiveRun {
 
     /// Aggregation and outer optimiser, as the arithmetic takes them.
     pub fn outer_settings(&self) -> OuterSettings {
-        let sync = &self.spec.sync;
-        OuterSettings {
-            down: sync.down.into(),
-            down_feedback_decay: sync.down_feedback_decay,
-            tau: sync.tau,
-            outer_rate: sync.outer_rate,
-            outer_momentum: sync.outer_momentum,
-            nesterov: sync.nesterov,
-            clip_to_median_norm: sync.clip_to_median_norm,
-        }
+        (&self.spec.sync).into()
     }
 
     /// The digest of a revision, if it is one that can be known: the newest, or one whose

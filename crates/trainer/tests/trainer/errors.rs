@@ -104,7 +104,7 @@ fn token_files_that_lie_are_refused() {
     refused(
         &trainer.ask(bench.load("w0")),
         ErrorCode::BadFile,
-        "hold 6000 tokens",
+        "have 6000 tokens in all",
     );
     bench.tokens = good.clone();
     bench.tokens.token_bytes = 3;
