@@ -104,6 +104,22 @@ pub struct Row {
     pub rates: Vec<(f64, Vec<Experiment>)>,
 }
 
+impl Row {
+    /// Whether this is data-parallel training with the other's batches.
+    pub fn is_control_of(&self, other: &Self) -> bool {
+        let first = |row: &Self| {
+            row.rates
+                .first()
+                .and_then(|(_, each)| each.first().cloned())
+        };
+        first(self).zip(first(other)).is_some_and(|(this, other)| {
+            matches!(this.method, Method::Synchronous { .. })
+                && this.workers == other.workers
+                && this.inner.batch_sequences == other.inner.batch_sequences
+        })
+    }
+}
+
 impl Table {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {

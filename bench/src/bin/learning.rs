@@ -233,8 +233,9 @@ fn print_table(rows: &[Row], known: &Known) -> Result<()> {
         };
         let control = rows
             .iter()
-            .find(|other| other.workers == row.workers && other.name == "data-parallel")
-            .and_then(|control| known.best(control));
+            .filter(|other| other.is_control_of(row))
+            .filter_map(|control| known.best(control))
+            .min_by(|a, b| a.nats.total_cmp(&b.nats));
         let distance = control.map_or("".into(), |control| {
             format!("{:+.1} %", (best.nats / control.nats - 1.0) * 100.0)
         });

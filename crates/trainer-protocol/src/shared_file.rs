@@ -9,6 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::MmapMut;
 
@@ -20,7 +21,12 @@ compile_error!("weights are mapped as little-endian float32; this target is big-
 pub struct SharedFolder {
     memory: Option<PathBuf>,
     disk: PathBuf,
+    /// Locked as long as somebody uses the folder in shared memory.
+    _in_use: Option<Arc<File>>,
 }
+
+/// File of a folder in shared memory: the path of the home that it belongs to.
+const HOME_OF: &str = "home";
 
 impl SharedFolder {
     /// The shared folder of `home` (which must exist): `/dev/shm/opengpu-<hash of home>`
@@ -29,19 +35,32 @@ impl SharedFolder {
         let home = home.canonicalize()?;
         let disk = home.join("shared");
         private_folder(&disk)?;
-        let hash = blake3::hash(home.as_os_str().as_encoded_bytes()).to_hex();
-        let memory = Path::new("/dev/shm").join(format!("opengpu-{}", &hash[..16]));
         // Only Linux has that folder; elsewhere nothing may be made outside the home.
-        let usable = cfg!(target_os = "linux") && private_folder(&memory).is_ok();
-        let memory = usable.then_some(memory);
-        Ok(Self { memory, disk })
+        let all = cfg!(target_os = "linux").then(|| Path::new("/dev/shm"));
+        let memory = all.and_then(|all| {
+            forget_lost(all);
+            let hash = blake3::hash(home.as_os_str().as_encoded_bytes()).to_hex();
+            let memory = all.join(format!("{PREFIX}{}", &hash[..16]));
+            let in_use = claim(&memory, &home).ok()?;
+            Some((memory, Arc::new(in_use)))
+        });
+        let (memory, in_use) = memory.unzip();
+        Ok(Self {
+            memory,
+            disk,
+            _in_use: in_use,
+        })
     }
 
     /// The shared folder of `home` on its disk alone.
     pub fn on_disk(home: &Path) -> io::Result<Self> {
         let disk = home.canonicalize()?.join("shared");
         private_folder(&disk)?;
-        Ok(Self { memory: None, disk })
+        Ok(Self {
+            memory: None,
+            disk,
+            _in_use: None,
+        })
     }
 
     /// Makes a file of so many zero bytes, replacing one of that name: in memory, or on disk
@@ -88,6 +107,49 @@ impl SharedFolder {
 
     fn folders(&self) -> impl Iterator<Item = &Path> {
         self.memory.as_deref().into_iter().chain([&*self.disk])
+    }
+}
+
+/// What folders in shared memory begin with.
+const PREFIX: &str = "opengpu-";
+
+/// Makes a home's folder in shared memory and marks it as used.
+fn claim(memory: &Path, home: &Path) -> io::Result<File> {
+    private_folder(memory)?;
+    let path = memory.join(HOME_OF);
+    let mut options = File::options();
+    let marker = options.write(true).create(true).truncate(false);
+    let marker = marker.open(&path)?;
+    marker.lock_shared()?;
+    std::fs::write(&path, home.as_os_str().as_encoded_bytes())?;
+    Ok(marker)
+}
+
+/// Removes folders of homes that are gone: of processes that were killed before their home
+/// was removed. A folder in use stays, whatever its home's path means here: other containers
+/// may see this shared memory too.
+fn forget_lost(all: &Path) {
+    let folders = std::fs::read_dir(all).into_iter().flatten().flatten();
+    for folder in folders {
+        if !folder
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(PREFIX.as_bytes())
+        {
+            continue;
+        }
+        let folder = folder.path();
+        let lost = || -> io::Result<bool> {
+            let marker = folder.join(HOME_OF);
+            let file = File::open(&marker)?;
+            // Not a path in UTF-8: not one that can be looked for.
+            let home = std::fs::read_to_string(&marker)?;
+            Ok(file.try_lock().is_ok() && !home.is_empty() && !Path::new(&home).exists())
+        };
+        if lost().unwrap_or(false) {
+            // Another user's can't be removed, and is not ours to remove.
+            let _ = std::fs::remove_dir_all(&folder);
+        }
     }
 }
 
@@ -251,6 +313,26 @@ mod tests {
         folder.remove("weights").unwrap();
         assert!(folder.open("weights").unwrap().is_none());
         folder.remove_all().unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn shared_memory_of_a_home_that_is_gone_is_given_back_unless_it_is_in_use() {
+        let all = tempfile::tempdir().unwrap();
+        let homes = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let folders = ["opengpu-gone", "opengpu-there"].map(|name| all.path().join(name));
+        let mut in_use = Vec::new();
+        for (folder, home) in folders.iter().zip(&homes) {
+            in_use.push(claim(folder, home.path()).unwrap());
+            std::fs::write(folder.join("weights"), [0; 4]).unwrap();
+        }
+        let [gone, _there] = homes;
+        gone.close().unwrap();
+        forget_lost(all.path());
+        assert!(folders[0].exists() && folders[1].exists());
+        in_use.clear();
+        forget_lost(all.path());
+        assert!(!folders[0].exists() && folders[1].exists());
     }
 
     #[test]

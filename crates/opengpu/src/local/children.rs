@@ -21,8 +21,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts this program again with `arguments`, logging to `HOME/logs/NAME.log`.
-    pub fn start(home: &Home, name: &str, arguments: &[String]) -> Result<Self> {
+    /// Starts this program again with `arguments`, logging to `HOME/logs/NAME.log`. Secrets
+    /// go into its environment: arguments are for every user of the machine to read.
+    pub fn start(
+        home: &Home,
+        name: &str,
+        arguments: &[String],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let logs = home.logs();
         std::fs::create_dir_all(&logs)
             .with_context(|| format!("cannot make the folder {}", logs.display()))?;
@@ -36,6 +42,7 @@ impl Process {
         let mut command = Command::new(program);
         command
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(file.try_clone().context("cannot share the log file")?)
             .stderr(file)

@@ -20,7 +20,13 @@ pub fn write(home: &Home) -> Result<PathBuf> {
     if !complete {
         std::fs::create_dir_all(&folder)
             .and_then(|()| std::fs::write(&file, TEXT))
-            .with_context(|| format!("cannot write the bundled corpus to {}", file.display()))?;
+            .with_context(|| {
+                format!(
+                    "cannot write the bundled corpus to {}; a home needs room for it and can be \
+                     on another disk with --home",
+                    file.display()
+                )
+            })?;
     }
     Ok(file)
 }

@@ -39,6 +39,7 @@ impl Fleet {
                 listen.to_string(),
                 "--until-stdin-closes".into(),
             ],
+            &[],
         )?;
         let started = std::time::Instant::now();
         loop {
@@ -88,14 +89,13 @@ impl Fleet {
                     self.address.clone(),
                     "--home".into(),
                     node_home.display().to_string(),
-                    "--token".into(),
-                    token.clone(),
                     "--name".into(),
                     name.clone(),
                     "--threads".into(),
                     threads.to_string(),
                     "--until-stdin-closes".into(),
                 ],
+                &[("OPENGPU_TOKEN", &token)],
             )?;
             self.nodes.push(process);
         }
