@@ -29,6 +29,9 @@ pub struct Federated {
     pub sync: SyncSettings,
     /// Inner optimiser.
     pub inner: InnerSettings,
+    /// Part of a worker's unsent progress that it starts a round with: 0 is the product's
+    /// way (start from the global weights), 1 keeps all of it.
+    pub keep_unsent: f32,
     /// Decides first weights and the order of the data.
     pub seed: u64,
 }
@@ -94,6 +97,9 @@ impl Federated {
                     slowdown: 1.0,
                 };
                 let mut local = weights.clone();
+                for (weight, unsent) in local.iter_mut().zip(&worker.feedback) {
+                    *weight -= self.keep_unsent * unsent;
+                }
                 let trained = worker.inner.train(
                     &mut local,
                     &mut tokens,

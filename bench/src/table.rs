@@ -43,6 +43,8 @@ struct Declared {
     #[serde(default)]
     sync: SyncSettings,
     #[serde(default)]
+    keep_unsent: f32,
+    #[serde(default)]
     inner: InnerSettings,
 }
 
@@ -90,6 +92,9 @@ pub enum Method {
         steps: u64,
         /// Compression and outer optimiser.
         sync: SyncSettings,
+        /// See [`Federated::keep_unsent`].
+        #[serde(default)]
+        keep_unsent: f32,
     },
 }
 
@@ -161,6 +166,7 @@ impl Table {
                         rounds,
                         steps,
                         sync: row.sync.clone(),
+                        keep_unsent: row.keep_unsent,
                     },
                 },
                 workers,
@@ -197,12 +203,14 @@ impl Experiment {
                 rounds,
                 steps,
                 sync,
+                keep_unsent,
             } => Federated {
                 workers: self.workers,
                 rounds: *rounds,
                 steps: *steps,
                 sync: sync.clone(),
                 inner: self.inner.clone(),
+                keep_unsent: *keep_unsent,
                 seed: self.seed,
             }
             .run(data),

@@ -74,15 +74,16 @@ pub struct SyncSettings {
     pub clip_to_median_norm: bool,
 }
 
+/// The winners of `docs/learning.md`, within 0.06 bytes up and 0.23 down per parameter.
 impl Default for SyncSettings {
     fn default() -> Self {
         Self {
-            up: Codec::Sparse { k: 128 },
-            down: Codec::Sparse { k: 512 },
-            feedback_decay: 0.8,
+            up: Codec::Sparse { k: 224 },
+            down: Codec::Sparse { k: 1500 },
+            feedback_decay: 0.9,
             down_feedback_decay: 1.0,
-            tau: 0.25,
-            outer_rate: 1.5,
+            tau: 0.5,
+            outer_rate: 1.0,
             outer_momentum: 0.0,
             nesterov: false,
             clip_to_median_norm: true,

@@ -40,7 +40,7 @@ impl Default for InnerSettings {
             epsilon: 1e-8,
             weight_decay: 0.1,
             gradient_clip: 1.0,
-            warmup_fraction: 0.02,
+            warmup_fraction: 0.1,
             schedule: Schedule::Cosine,
             final_fraction: 0.1,
             state: InnerState::Carry,
