@@ -138,15 +138,26 @@ async fn run_server(
     });
     let server = std::future::IntoFuture::into_future(server);
     let mut server = tokio::spawn(server);
-    let result = tokio::select! {
-        result = &mut server => result.context("the server panicked")?.context("serving"),
-        () = shutdown.cancelled() => Ok(()),
+    // Both can be true at once, and a task's end can be taken only once.
+    let ended = tokio::select! {
+        biased;
+        ended = &mut server => Some(ended),
+        () = shutdown.cancelled() => None,
     };
     shutdown.cancel();
     tracing::info!("stopping");
     // Streams and drivers end by the token; requests in progress get a moment.
-    let _ = tokio::time::timeout(FAREWELL, &mut server).await;
+    let ended = match ended {
+        None => tokio::time::timeout(FAREWELL, &mut server).await.ok(),
+        ended => ended,
+    };
     server.abort();
+    let result = match ended {
+        Some(ended) => ended
+            .context("the server panicked")
+            .and_then(|served| served.context("serving")),
+        None => Ok(()),
+    };
     if tokio::time::timeout(FAREWELL, coordinator.tasks().finish())
         .await
         .is_err()
