@@ -1,4 +1,4 @@
-//! Reports of one worker: about once a second, and at once when something changed. A
+//! Reports of one worker: every two seconds, and at once when something changed. A
 //! coordinator that forgot the worker (it was started anew) is offered the device again from
 //! here, as the device's own task may be in the middle of training.
 
@@ -10,7 +10,7 @@ use opengpu_rounds::{Hash, WorkerId};
 use tokio::sync::watch;
 
 /// Between reports when nothing changes.
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(2);
 /// Between reports when much changes.
 const SHORTEST: Duration = Duration::from_millis(200);
 
@@ -62,7 +62,7 @@ async fn say(client: &Client, word: &Word, disputed: &watch::Sender<Option<Hash>
             disputed.send_replace(Some(word.report.digest));
         }
         Ok(_) => {}
-        // The next one is a second away; a broken line is logged where it is held.
+        // The next one is seconds away; a broken line is logged where it is held.
         Err(error) => tracing::debug!(%error, "a report did not arrive"),
     }
 }

@@ -94,8 +94,8 @@ pub fn about(milliseconds: u64) -> String {
 
 /// `now`, `12 s ago`.
 pub fn ago(milliseconds: u64) -> String {
-    // A report is due every second; what is merely between two reports should not flicker.
-    if milliseconds < 4000 {
+    // A report is due every two seconds; what is merely between two should not flicker.
+    if milliseconds < 5000 {
         "now".into()
     } else {
         format!("{} ago", duration(milliseconds))

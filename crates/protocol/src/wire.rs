@@ -173,7 +173,7 @@ pub enum Outcome {
     },
 }
 
-/// `POST /v1/workers/{worker}/report` (signed), about once a second: sign of life,
+/// `POST /v1/workers/{worker}/report` (signed), every few seconds: sign of life,
 /// readiness, digest, speed and progress in one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {

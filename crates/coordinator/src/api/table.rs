@@ -60,7 +60,7 @@ fn agent() -> Vec<Endpoint> {
             .reads("Offer", SMALL)
             .answers("Offered"),
         Endpoint::post("/v1/workers/{worker}/report", Node, workers::report)
-            .says("Sign of life, readiness, digest, speed and progress of a worker, about once a second.")
+            .says("Sign of life, readiness, digest, speed and progress of a worker, every few seconds.")
             .reads("Report", SMALL)
             .answers("Reported"),
         Endpoint::put("/v1/runs/{run}/payloads/{hash}", Node, updates::payload)

@@ -214,7 +214,7 @@ impl Cluster {
             format!(
                 "name = \"test\"\ndataset = \"small\"\npreset = \"pico\"\nseed = 3\ncheckpoint_every = 4\n{more}\n\
                  [round]\nrounds = {rounds}\nmin_workers = {min_workers}\nmax_workers = 8\nquorum = 1\n\
-                 duration_ms = 700\ngrace_ms = 700\nforming_ms = 0\nmax_blocks = 40\nsilence_ms = 3000\n"
+                 duration_ms = 700\ngrace_ms = 700\nforming_ms = 0\nmax_blocks = 40\nsilence_ms = 6000\n"
             ),
         )
         .unwrap();
