@@ -9,6 +9,7 @@ use opengpu_rounds::{
 };
 use opengpu_trainer::{InnerLoop, Signals, fresh_weights};
 use opengpu_trainer_protocol::{InnerSettings, TrainRequest};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::Data;
@@ -16,28 +17,23 @@ use crate::Data;
 /// Length of a simulated round, in milliseconds of a clock that nothing waits for.
 const ROUND_MS: u64 = 60_000;
 
-/// One setting to try.
-#[derive(Clone, Debug)]
+/// How workers learn from each other in rounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Federated {
-    /// Workers, all alike.
-    pub workers: u64,
     /// Rounds.
     pub rounds: u64,
     /// Inner steps in a round (H).
     pub steps: u64,
     /// Compression and outer optimiser.
     pub sync: SyncSettings,
-    /// Inner optimiser.
-    pub inner: InnerSettings,
     /// Part of a worker's unsent progress that it starts a round with: 0 is the product's
     /// way (start from the global weights), 1 keeps all of it.
+    #[serde(default)]
     pub keep_unsent: f32,
-    /// Decides first weights and the order of the data.
-    pub seed: u64,
 }
 
 /// What a setting gave.
-#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Figures {
     /// Held-out loss at the end, nats per token.
     pub nats: f64,
@@ -57,20 +53,27 @@ struct Worker {
 }
 
 impl Federated {
-    /// Trains from first weights to the last round.
-    pub fn run(&self, data: &Data) -> Result<Figures> {
+    /// Trains `workers` workers from first weights, which `seed` decides together with the
+    /// order of the data, to the last round.
+    pub fn run(
+        &self,
+        data: &Data,
+        inner: &InnerSettings,
+        workers: u64,
+        seed: u64,
+    ) -> Result<Figures> {
         let layout = Layout::new(data.model.tensors().iter().map(|tensor| tensor.len()));
         let outer = OuterSettings::from(&self.sync);
-        let mut weights = fresh_weights(&data.model, self.seed);
+        let mut weights = fresh_weights(&data.model, seed);
         let mut state = OuterState::new(&layout, &outer);
         let mut tokens = data.training()?;
-        let blocks_per_epoch = data.blocks(self.inner.batch_sequences);
+        let blocks_per_epoch = data.blocks(inner.batch_sequences);
         let mut clock = 0;
-        let (mut run, mut fleet) = self.form(blocks_per_epoch, &mut clock)?;
-        let mut workers: BTreeMap<WorkerId, Worker> = (1..=self.workers)
+        let (mut run, mut fleet) = self.form(workers, blocks_per_epoch, &mut clock)?;
+        let mut workers: BTreeMap<WorkerId, Worker> = (1..=workers)
             .map(|id| {
                 let worker = Worker {
-                    inner: InnerLoop::new(&data.model, &self.inner),
+                    inner: InnerLoop::new(&data.model, inner),
                     feedback: vec![0.0; layout.len()],
                 };
                 (WorkerId(id), worker)
@@ -89,8 +92,8 @@ impl Federated {
                         .map(|range| (range.start, range.end))
                         .collect(),
                     blocks_per_epoch,
-                    block_sequences: self.inner.batch_sequences,
-                    seed: self.seed,
+                    block_sequences: inner.batch_sequences,
+                    seed,
                     progress_from: run.progress(base.number),
                     progress_to: run.progress(base.number + 1),
                     out: Default::default(),
@@ -185,14 +188,14 @@ impl Federated {
     }
 
     /// A run whose workers have joined and hold the first weights.
-    fn form(&self, blocks_per_epoch: u64, clock: &mut u64) -> Result<(Run, Fleet)> {
-        let workers = u32::try_from(self.workers)?;
+    fn form(&self, workers: u64, blocks_per_epoch: u64, clock: &mut u64) -> Result<(Run, Fleet)> {
+        let all = u32::try_from(workers)?;
         let settings = RoundSettings {
             rounds: self.rounds,
             blocks_per_epoch,
-            min_workers: workers,
-            max_workers: workers,
-            quorum: workers,
+            min_workers: all,
+            max_workers: all,
+            quorum: all,
             duration_ms: ROUND_MS,
             forming_ms: 0,
             max_blocks: self.steps,
@@ -201,7 +204,7 @@ impl Federated {
         let mut run = Run::from_events(&[Run::create(settings, *clock)]);
         let mut fleet = Fleet::new();
         decide(&mut run, *clock, &Input::Start, &fleet)?;
-        for id in 1..=self.workers {
+        for id in 1..=workers {
             let join = Input::Join {
                 worker: WorkerId(id),
                 node: NodeId(id),

@@ -85,17 +85,7 @@ pub enum Method {
         steps: u64,
     },
     /// In rounds.
-    Rounds {
-        /// How many.
-        rounds: u64,
-        /// Inner steps in each (H).
-        steps: u64,
-        /// Compression and outer optimiser.
-        sync: SyncSettings,
-        /// See [`Federated::keep_unsent`].
-        #[serde(default)]
-        keep_unsent: f32,
-    },
+    Rounds(Federated),
 }
 
 /// A row for one number of workers.
@@ -105,23 +95,20 @@ pub struct Row {
     pub name: String,
     /// Workers.
     pub workers: u64,
+    /// Sequences that a worker trains on in an inner step.
+    batch: usize,
+    /// Inner steps of a worker in all.
+    steps: u64,
+    synchronous: bool,
     /// Each rate with its experiments, one for each seed.
     pub rates: Vec<(f64, Vec<Experiment>)>,
 }
 
 impl Row {
-    /// Whether this is data-parallel training with the other's batches.
+    /// Whether this is data-parallel training with the other's batches, as long as it.
     pub fn is_control_of(&self, other: &Self) -> bool {
-        let first = |row: &Self| {
-            row.rates
-                .first()
-                .and_then(|(_, each)| each.first().cloned())
-        };
-        first(self).zip(first(other)).is_some_and(|(this, other)| {
-            matches!(this.method, Method::Synchronous { .. })
-                && this.workers == other.workers
-                && this.inner.batch_sequences == other.inner.batch_sequences
-        })
+        let size = |row: &Self| (row.workers, row.batch, row.steps);
+        self.synchronous && size(self) == size(other)
     }
 }
 
@@ -162,12 +149,12 @@ impl Table {
                     true => Method::Synchronous {
                         steps: rounds * steps,
                     },
-                    false => Method::Rounds {
+                    false => Method::Rounds(Federated {
                         rounds,
                         steps,
                         sync: row.sync.clone(),
                         keep_unsent: row.keep_unsent,
-                    },
+                    }),
                 },
                 workers,
                 inner: InnerSettings {
@@ -181,6 +168,9 @@ impl Table {
             Row {
                 name: row.name.clone(),
                 workers,
+                batch: row.inner.batch_sequences,
+                steps: rounds * steps,
+                synchronous: row.synchronous,
                 rates: rates
                     .map(|&rate| {
                         let each = seeds.iter().map(|&seed| experiment(rate, seed));
@@ -199,21 +189,7 @@ impl Experiment {
             Method::Synchronous { steps } => {
                 synchronous(data, &self.inner, self.workers, *steps, self.seed)
             }
-            Method::Rounds {
-                rounds,
-                steps,
-                sync,
-                keep_unsent,
-            } => Federated {
-                workers: self.workers,
-                rounds: *rounds,
-                steps: *steps,
-                sync: sync.clone(),
-                inner: self.inner.clone(),
-                keep_unsent: *keep_unsent,
-                seed: self.seed,
-            }
-            .run(data),
+            Method::Rounds(rounds) => rounds.run(data, &self.inner, self.workers, self.seed),
         }
     }
 }

@@ -11,8 +11,9 @@ use clap::Parser;
 use opengpu_bench::installation::{Installation, Usage};
 use opengpu_bench::relay::Carried;
 use opengpu_protocol::Client;
+use opengpu_protocol::operator::LogEntry;
 use opengpu_protocol::wire::RunView;
-use opengpu_rounds::{Event, EventKind, RunId};
+use opengpu_rounds::{EventKind, RunId};
 use opengpu_trainer_protocol::ModelConfig;
 
 /// What a real fleet costs
@@ -63,9 +64,9 @@ async fn main() -> Result<()> {
     let before = Marks::of(&fleet)?;
     let view = wait(&client, submitted.run, |view| view.phase == "finished").await?;
     let after = Marks::of(&fleet)?;
-    let events = log(&client, submitted.run).await?;
+    let log = client.whole_log(submitted.run).await?;
 
-    print_busy(&fleet, &events, view.revision.number)?;
+    print_busy(&fleet, &log, view.revision.number)?;
     let rounds = (view.revision.number - 1) as f64;
     print_bytes(&before, &after, &view, rounds, parameters as f64);
     print_memory(&fleet, &after, parameters as f64)?;
@@ -121,28 +122,15 @@ async fn wait(client: &Client, run: RunId, until: impl Fn(&RunView) -> bool) -> 
     }
 }
 
-async fn log(client: &Client, run: RunId) -> Result<Vec<Event>> {
-    let mut events = Vec::new();
-    let mut after = 0;
-    loop {
-        let page = client.log(run, after).await?;
-        let Some(last) = page.last() else {
-            return Ok(events);
-        };
-        after = last.sequence;
-        events.extend(page.into_iter().map(|entry| entry.event));
-    }
-}
-
 /// Seconds in the trainer, over the seconds from the opening of the second round to the
 /// merge of the last.
-fn print_busy(fleet: &Installation, events: &[Event], rounds: u64) -> Result<()> {
-    let opened = events.iter().find_map(|event| match event.kind {
-        EventKind::RoundOpened { round: 1, .. } => Some(event.at_ms),
+fn print_busy(fleet: &Installation, log: &[LogEntry], rounds: u64) -> Result<()> {
+    let opened = log.iter().find_map(|entry| match entry.event.kind {
+        EventKind::RoundOpened { round: 1, .. } => Some(entry.event.at_ms),
         _ => None,
     });
-    let merged = events.iter().rev().find_map(|event| match event.kind {
-        EventKind::Merged { .. } => Some(event.at_ms),
+    let merged = log.iter().rev().find_map(|entry| match entry.event.kind {
+        EventKind::Merged { .. } => Some(entry.event.at_ms),
         _ => None,
     });
     let (opened, merged) = opened.zip(merged).context("there was no second round")?;

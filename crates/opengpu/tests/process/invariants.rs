@@ -14,20 +14,13 @@ pub struct Figures {
     pub merged: usize,
 }
 
-/// Reads the whole log of a run.
+/// Reads the whole log of a run; panics if it has a gap.
 pub async fn whole_log(client: &Client, run: RunId) -> Vec<Event> {
-    let mut events = Vec::new();
-    let mut after = 0;
-    loop {
-        let page = client.log(run, after).await.unwrap();
-        let Some(last) = page.last() else {
-            return events;
-        };
-        let first = page[0].sequence;
-        assert_eq!(first, after + 1, "the log has a gap");
-        after = last.sequence;
-        events.extend(page.into_iter().map(|entry| entry.event));
+    let log = client.whole_log(run).await.unwrap();
+    for (entry, sequence) in log.iter().zip(1..) {
+        assert_eq!(entry.sequence, sequence, "the log has a gap");
     }
+    log.into_iter().map(|entry| entry.event).collect()
 }
 
 /// Panics if an update was merged twice, a block was merged twice, a revision number was

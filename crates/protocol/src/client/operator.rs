@@ -97,6 +97,19 @@ impl Client {
         .await
     }
 
+    /// The whole log of a run, page after page.
+    pub async fn whole_log(&self, run: RunId) -> Result<Vec<LogEntry>, ClientError> {
+        let mut entries = Vec::new();
+        loop {
+            let after = entries.last().map_or(0, |entry: &LogEntry| entry.sequence);
+            let page = self.log(run, after).await?;
+            if page.is_empty() {
+                return Ok(entries);
+            }
+            entries.extend(page);
+        }
+    }
+
     /// `PUT /v1/blobs/{hash}`; returns the name.
     pub async fn upload_blob(&self, bytes: Bytes) -> Result<Hash, ClientError> {
         let hash = Hash::of(&bytes);
