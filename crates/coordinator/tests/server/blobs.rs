@@ -1,7 +1,6 @@
 //! Blobs over HTTP: parts, manifests, and who may read what.
 
 use bytes::Bytes;
-use opengpu_protocol::operator::RunAction;
 use opengpu_rounds::Hash;
 use reqwest::header;
 
@@ -83,17 +82,7 @@ async fn nodes_read_what_their_runs_publish_and_nobodys_payload() {
         .upload_blob(Bytes::from_static(b"not for nodes"))
         .await
         .unwrap();
-    let run = server
-        .operator()
-        .create_run(&spec("first", "noise", 2, 1))
-        .await
-        .unwrap()
-        .run;
-    server
-        .operator()
-        .act_on_run(run, RunAction::Start)
-        .await
-        .unwrap();
+    let run = server.start_run(&spec("first", "noise", 2, 1)).await;
     let mut worker = Worker::join(&server, 1).await;
     worker
         .work_until(run, |view| view.revision.number >= 1)

@@ -1,6 +1,6 @@
 //! A run from its file to its export, and over a restart in the middle.
 
-use opengpu_protocol::operator::{RunAction, SampleRequest};
+use opengpu_protocol::operator::SampleRequest;
 use opengpu_rounds::{EventKind, RunId};
 
 use super::support::{Server, spec};
@@ -21,12 +21,7 @@ async fn a_run_goes_from_its_file_to_its_export() {
     let server = Server::start().await;
     server.dataset("noise", 512).await;
     let operator = server.operator();
-    let run = operator
-        .create_run(&spec("first", "noise", 3, 2))
-        .await
-        .unwrap()
-        .run;
-    operator.act_on_run(run, RunAction::Start).await.unwrap();
+    let run = server.start_run(&spec("first", "noise", 3, 2)).await;
     let mut workers = [
         Worker::join(&server, 1).await,
         Worker::join(&server, 2).await,
@@ -122,12 +117,7 @@ async fn a_restart_in_the_middle_gives_the_same_state_and_the_run_goes_on() {
     spec.checkpoint_every = 1000;
     spec.sync.outer_momentum = 0.5;
     spec.sync.nesterov = true;
-    let run = server.operator().create_run(&spec).await.unwrap().run;
-    server
-        .operator()
-        .act_on_run(run, RunAction::Start)
-        .await
-        .unwrap();
+    let run = server.start_run(&spec).await;
     let mut workers = [
         Worker::join(&server, 1).await,
         Worker::join(&server, 2).await,

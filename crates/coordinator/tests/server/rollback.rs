@@ -11,12 +11,7 @@ async fn a_rollback_gives_back_the_weights_of_its_checkpoint_and_training_goes_o
     let server = Server::start().await;
     server.dataset("noise", 512).await;
     let operator = server.operator();
-    let run = operator
-        .create_run(&spec("first", "noise", 4, 1))
-        .await
-        .unwrap()
-        .run;
-    operator.act_on_run(run, RunAction::Start).await.unwrap();
+    let run = server.start_run(&spec("first", "noise", 4, 1)).await;
     let mut worker = Worker::join(&server, 1).await;
     worker
         .work_until(run, |view| view.revision.number == 2)

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use opengpu_protocol::Codec;
-use opengpu_protocol::operator::RunAction;
 use opengpu_trainer_protocol::ModelConfig;
 
 use super::support::{Server, spec};
@@ -25,9 +24,7 @@ async fn the_api_answers_while_a_large_merge_is_computed() {
     spec.preset = None;
     spec.evaluate_every = 0;
     spec.sync.up = Codec::Sparse { k: 64 };
-    let operator = server.operator();
-    let run = operator.create_run(&spec).await.unwrap().run;
-    operator.act_on_run(run, RunAction::Start).await.unwrap();
+    let run = server.start_run(&spec).await;
     let mut worker = Worker::join(&server, 1).await;
 
     let watch = async {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use opengpu_coordinator::{Bound, Coordinator, JOIN_TOKEN, OPERATOR_TOKEN, ServeSettings, serve};
+use opengpu_protocol::operator::RunAction;
 use opengpu_protocol::wire::{
     DatasetManifest, Enrol, Machine, Offer, RunView, ShardRef, TokenShards,
 };
@@ -131,6 +132,14 @@ impl Server {
         };
         operator.add_dataset(&manifest).await.unwrap();
         manifest
+    }
+
+    /// Creates a run and starts it.
+    pub async fn start_run(&self, spec: &RunSpec) -> RunId {
+        let operator = self.operator();
+        let run = operator.create_run(spec).await.unwrap().run;
+        operator.act_on_run(run, RunAction::Start).await.unwrap();
+        run
     }
 
     /// Waits until a run looks as asked for.
