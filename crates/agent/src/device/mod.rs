@@ -20,7 +20,7 @@ use opengpu_protocol::client::full_jitter;
 use opengpu_protocol::wire::{
     Activity, AssignmentPlan, NO_WEIGHTS, Plan, Report, RunPlan, WorkerPlan,
 };
-use opengpu_rounds::{AssignmentId, Hash, Revision, WorkerId};
+use opengpu_rounds::{AssignmentId, Hash, Revision, RunId, WorkerId};
 use opengpu_trainer_protocol::SharedFolder;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -70,8 +70,8 @@ pub(crate) struct Device {
     job: Option<Job>,
     journal: Journal,
     outbox: Outbox,
-    /// Assignments that are over without an update in the journal.
-    given_up: VecDeque<AssignmentId>,
+    /// Assignments that are over without an update in the journal; each run counts its own.
+    given_up: VecDeque<(RunId, AssignmentId)>,
     /// Weights that were fetched anew because the coordinator disputed them, and when.
     fetched_anew: Option<(Hash, Instant)>,
     /// Steps that failed in a row, and when to try again.
@@ -230,8 +230,10 @@ impl Device {
             .is_some_and(|(life, at)| life == epoch && fresh(at));
         let assignment = planned.and_then(|run| run.assignment.as_ref());
         let deadline = assignment.and_then(|assignment| self.deadline(assignment));
-        let mut done: Vec<_> = self.given_up.iter().copied().collect();
         let job = self.job.as_ref();
+        let of_job = |&&(run, _): &&(RunId, _)| job.is_some_and(|job| job.run == run);
+        let given_up = self.given_up.iter().filter(of_job);
+        let mut done: Vec<_> = given_up.map(|&(_, assignment)| assignment).collect();
         if let (Some(assignment), Some(job)) = (assignment, job)
             && self.journal.contains(job.run, assignment.assignment)
         {
@@ -303,11 +305,13 @@ impl Device {
             why,
             "gave an assignment up"
         );
-        self.remember(assignment);
+        if let Some(run) = self.job.as_ref().map(|job| job.run) {
+            self.remember(run, assignment);
+        }
     }
 
-    fn remember(&mut self, assignment: AssignmentId) {
-        self.given_up.push_back(assignment);
+    fn remember(&mut self, run: RunId, assignment: AssignmentId) {
+        self.given_up.push_back((run, assignment));
         if self.given_up.len() > REMEMBERED {
             self.given_up.pop_front();
         }

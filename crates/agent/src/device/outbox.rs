@@ -366,7 +366,7 @@ impl Device {
             .await??;
         }
         self.outbox.forget(run, assignment);
-        self.remember(assignment);
+        self.remember(run, assignment);
         self.journal.remove(run, assignment)?;
         Ok(())
     }

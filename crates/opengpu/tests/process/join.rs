@@ -1,6 +1,9 @@
 //! `serve` and three `join` on homes of their own, and a run from a run file.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
+
+use opengpu_protocol::{RunSpec, operator::RunAction};
+use opengpu_rounds::{AssignmentId, Event, EventKind};
 
 use crate::{
     cluster::{Cluster, opengpu},
@@ -50,4 +53,41 @@ async fn serve_and_three_joins_train_a_submitted_run_to_its_end() {
     let nodes = opengpu(&cluster.home(), &["node", "list", "--json", "--url", &url]);
     let nodes: Vec<opengpu_protocol::wire::NodeView> = serde_json::from_str(&nodes).unwrap();
     assert_eq!(nodes.len(), 3);
+}
+
+/// Runs number their assignments alike: what was done in one says nothing of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_trained_one_run_train_the_next() {
+    let mut cluster = Cluster::start().await;
+    for _ in 0..2 {
+        cluster.add_node(&[]);
+    }
+    let client = cluster.client();
+    let first = cluster.submit(4, 2, "evaluate_every = 0");
+    let patience = Duration::from_secs(120);
+    let view = cluster.wait_until_settled(first, patience).await;
+    let spec = RunSpec {
+        name: "second".into(),
+        ..view.spec
+    };
+    let second = client.create_run(&spec).await.unwrap().run;
+    client.act_on_run(second, RunAction::Start).await.unwrap();
+    let view = cluster.wait_until_settled(second, patience).await;
+    let events = invariants::whole_log(&client, second).await;
+    invariants::check(&events, &view);
+    let answered_in_first = answered(&invariants::whole_log(&client, first).await);
+    let answered_in_second = answered(&events);
+    assert!(
+        !answered_in_first.is_disjoint(&answered_in_second),
+        "first {answered_in_first:?}, second {answered_in_second:?}"
+    );
+}
+
+/// The assignments to which an update was accepted.
+fn answered(events: &[Event]) -> BTreeSet<AssignmentId> {
+    let assignment = |event: &Event| match event.kind {
+        EventKind::UpdateAccepted { assignment, .. } => Some(assignment),
+        _ => None,
+    };
+    events.iter().filter_map(assignment).collect()
 }
