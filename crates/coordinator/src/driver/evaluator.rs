@@ -1,9 +1,13 @@
 //! Held-out losses: which are due, and the one queue in which they are measured. Rounds
 //! never wait for it; a quick look that finds the queue full is left out.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use opengpu_protocol::wire::Evaluation;
 use opengpu_rounds::{Phase, Revision};
+use opengpu_trainer_protocol::TokenFiles;
 use tokio::sync::mpsc;
 
 use super::LiveRun;
@@ -14,6 +18,9 @@ use crate::trainer::{Trainer, token_files};
 
 /// Windows of a quick look.
 const QUICK_WINDOWS: usize = 64;
+/// Attempts at an evaluation, and the pause after the first that failed.
+const ATTEMPTS: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(5);
 /// Evaluations that may wait.
 pub const QUEUE: usize = 4;
 
@@ -106,10 +113,7 @@ pub async fn measure(
             .map(|shard| blobs.path(shard.hash))
             .collect();
         let tokens = token_files(&run.dataset, held_out, files);
-        let windows = (!due.full).then_some(QUICK_WINDOWS);
-        let measured = trainer
-            .evaluate(due.revision, &run.model, weights.path(), tokens, windows)
-            .await;
+        let measured = evaluate(&trainer, &run, due, weights.path(), &tokens).await;
         drop(weights);
         match measured {
             Ok(mut evaluation) => {
@@ -138,9 +142,38 @@ pub async fn measure(
             Err(error) => {
                 tracing::error!(
                     run = %run.id, revision = %due.revision, error = format!("{error:#}"),
-                    "a held-out loss could not be measured"
+                    "a held-out loss could not be measured, and is given up"
                 );
             }
+        }
+    }
+}
+
+/// Evaluates, and again after a pause if the trainer failed: whoever follows the run waits for
+/// the loss of its last weights.
+async fn evaluate(
+    trainer: &Trainer,
+    run: &LiveRun,
+    due: Due,
+    weights: &Path,
+    tokens: &TokenFiles,
+) -> anyhow::Result<Evaluation> {
+    let windows = (!due.full).then_some(QUICK_WINDOWS);
+    let mut attempt = 1;
+    loop {
+        let measured = trainer
+            .evaluate(due.revision, &run.model, weights, tokens.clone(), windows)
+            .await;
+        match measured {
+            Err(error) if attempt < ATTEMPTS => {
+                tracing::warn!(
+                    run = %run.id, revision = %due.revision, attempt, error = format!("{error:#}"),
+                    "a held-out loss could not be measured; it is tried again"
+                );
+                tokio::time::sleep(PAUSE * attempt).await;
+                attempt += 1;
+            }
+            last => return last,
         }
     }
 }
