@@ -39,7 +39,9 @@ pub enum Command {
     /// Contribute this machine to a coordinator
     Join(Join),
     /// What this machine's agent is doing
-    #[command(after_help = "Examples:\n  opengpu status\n  opengpu status --json | jq .revision")]
+    #[command(
+        after_help = "Examples:\n  opengpu status\n  opengpu status --json | jq '.devices[].run'"
+    )]
     Status,
     /// Training runs
     #[command(subcommand)]
@@ -73,7 +75,7 @@ pub struct Up {
     /// Local nodes, one trainer each
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub nodes: u32,
-    /// Outer steps to train [default: the preset's]
+    /// Outer steps to train [default: 45]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub rounds: Option<u64>,
     /// Address of the coordinator and its page; port 0 lets the system choose
@@ -309,7 +311,7 @@ pub struct Generate {
 
 #[derive(Args, Clone)]
 #[command(
-    after_help = "Examples:\n  opengpu simulate\n  opengpu simulate --workers 64 --rounds 500 --seed 7\n  opengpu simulate --json | jq .invariants"
+    after_help = "Examples:\n  opengpu simulate\n  opengpu simulate --workers 64 --rounds 500 --seed 7\n  opengpu simulate --json | jq .utilisation"
 )]
 pub struct Simulate {
     /// Machines

@@ -26,10 +26,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.global.json;
+    if !matches!(
+        cli.command,
+        Command::Up(_) | Command::Serve(_) | Command::Join(_)
+    ) {
+        output::end_with_the_reader();
+    }
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A reader that went away (`| head`) is no failure worth words.
             if json {
                 let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
                 eprintln!("{}", serde_json::json!({ "error": chain }));

@@ -3,6 +3,20 @@
 use anyhow::Result;
 use serde::Serialize;
 
+/// A reader that went away (`| head`) ends the program without a word, as it would end others.
+/// Rust's own `println!` panics then; only that panic is caught. For commands that hold nothing
+/// that they would have to give back.
+pub fn end_with_the_reader() {
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload().downcast_ref::<String>();
+        if said.is_some_and(|said| said.starts_with("failed printing to stdout")) {
+            std::process::exit(0);
+        }
+        others(panic);
+    }));
+}
+
 /// Prints `value` as JSON, or calls `text`.
 pub fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T)) -> Result<()> {
     if json {

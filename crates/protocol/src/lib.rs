@@ -3,7 +3,6 @@
 mod check;
 pub mod client;
 mod download;
-mod join;
 pub mod operator;
 mod replay;
 mod run_spec;
@@ -14,6 +13,5 @@ pub use check::SpecError;
 pub use client::{Client, ClientError};
 pub use download::{CHUNK_BYTES, Download};
 pub use ed25519_dalek::SigningKey;
-pub use join::JoinString;
 pub use replay::ReplayWindow;
 pub use run_spec::{Codec, RunSpec, SyncSettings};

@@ -1,6 +1,10 @@
 //! `opengpu serve`: the coordinator, with the portal's pages beside its API.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    io::IsTerminal,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
@@ -41,8 +45,9 @@ pub async fn run(home: &Home, args: Serve) -> Result<()> {
         .with_context(|| format!("cannot write {}", home.address_file().display()))?;
     println!("serving at {address}");
     println!(
-        "join with: opengpu join {address} --token $(cat {})",
-        home.join_token_file().display()
+        "join with: opengpu join http://{} --token {}",
+        from_elsewhere(bound.addr),
+        join_token(home)?
     );
     let stopped = bound.stopped().await;
     // A leftover address would only mislead; that it is gone already is no problem.
@@ -60,6 +65,37 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
         });
     }
     address
+}
+
+/// The address that another machine can use, as far as this one knows: that of the interface
+/// towards the rest of the world.
+fn from_elsewhere(bound: SocketAddr) -> SocketAddr {
+    // Connecting a datagram socket sends nothing; it only chooses an interface.
+    let towards = |any: &str, world: &str| {
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect(world).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    let outward = match bound {
+        _ if !bound.ip().is_unspecified() => None,
+        SocketAddr::V4(_) => towards("0.0.0.0:0", "192.0.2.1:9"),
+        SocketAddr::V6(_) => towards("[::]:0", "[2001:db8::1]:9"),
+    };
+    outward.map_or_else(
+        || reachable(bound),
+        |outward| SocketAddr::new(outward, bound.port()),
+    )
+}
+
+/// The enrolment token for a person who reads along; a log gets only the name of its file.
+fn join_token(home: &Home) -> Result<String> {
+    let file = home.join_token_file();
+    if !std::io::stdout().is_terminal() {
+        return Ok(format!("$(cat {})", file.display()));
+    }
+    let token = std::fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(token.trim().to_owned())
 }
 
 /// The coordinator's runs, as the portal wants them.

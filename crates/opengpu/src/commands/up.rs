@@ -77,7 +77,10 @@ async fn drive(
     let mut state = match unfinished(home, &client).await? {
         Some(state) => {
             if !json {
-                println!("going on with run {}", state.run);
+                println!(
+                    "going on with run {}; its data, model, nodes and length stay as they were",
+                    state.run
+                );
             }
             fleet.start_nodes(home, state.nodes)?;
             state
@@ -143,11 +146,13 @@ async fn begin(
     let base = format!("{}-{}", data.name, args.preset);
     let run_name = free_name(&base, &client.runs().await?, |run| &run.spec.name);
     let spec = local_run(run_name, name, &args.preset, args.nodes, args.rounds);
+    // Nothing slow between the run and the note of it: the next `up` could not go on with it.
+    let xz_bits_per_byte = xz.await??;
     let view = run::submit(client, &spec).await?;
     let state = UpState {
         run: view.run,
         nodes: args.nodes,
-        xz_bits_per_byte: xz.await??,
+        xz_bits_per_byte,
         sample_before: None,
     };
     state.write(home.path())?;

@@ -9,7 +9,7 @@ use opengpu_rounds::Hash;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is no `http` or `https` URL.
-    #[error("{address:?} is no server address; give one like http://127.0.0.1:7070")]
+    #[error("{address:?} is no server address; give one like http://127.0.0.1:8470")]
     BadAddress {
         /// What was given.
         address: String,
