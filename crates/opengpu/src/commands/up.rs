@@ -46,7 +46,7 @@ pub async fn run(home: &Home, json: bool, args: Up) -> Result<()> {
         }
     };
     say(format!("home folder {}", home.path().display()));
-    // What can be wrong with the data is told before anything is started.
+    // A file that is not there is told of before anything starts; what is in it, meanwhile.
     let data = Data::choose(home, &args)?;
     let mut fleet = Fleet::start(home, args.listen).await?;
     let result = tokio::select! {
