@@ -4,7 +4,7 @@
 //! reordered line changes nothing, and an agent that starts anew picks up where it is.
 
 use opengpu_protocol::wire::{AssignmentPlan, RunPlan, WorkerPlan};
-use opengpu_rounds::{AssignmentId, Revision, RunId};
+use opengpu_rounds::{Revision, RunId};
 
 /// What a device has and has done.
 #[derive(Clone, Debug, Default)]
@@ -25,8 +25,9 @@ pub(crate) struct Held {
     pub(crate) loaded: bool,
     /// The speed is known.
     pub(crate) calibrated: bool,
-    /// Whether an update for an assignment is in the journal, or it was given up.
-    pub(crate) done: Vec<AssignmentId>,
+    /// Whether the assignment of the plan is over here: its update is in the journal or settled,
+    /// or it was given up.
+    pub(crate) done: bool,
     /// Whether the assignment of the plan still has time left.
     pub(crate) time_left: bool,
 }
@@ -122,15 +123,13 @@ pub(crate) fn next_step(held: &Held, plan: Option<&WorkerPlan>) -> Step {
 /// The plan's assignment, if it is to be trained.
 fn open_assignment<'a>(held: &Held, run: &'a RunPlan) -> Option<&'a AssignmentPlan> {
     run.assignment.as_ref().filter(|assignment| {
-        held.time_left
-            && !held.done.contains(&assignment.assignment)
-            && assignment.base.lineage == run.revision.lineage
+        held.time_left && !held.done && assignment.base.lineage == run.revision.lineage
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use opengpu_rounds::{BlockRange, Hash, WorkerId};
+    use opengpu_rounds::{AssignmentId, BlockRange, Hash, WorkerId};
 
     use super::*;
 
@@ -224,7 +223,7 @@ mod tests {
             next_step(&held, Some(&planned)),
             Step::Train(assignment(9, 5))
         );
-        held.done.push(AssignmentId(9));
+        held.done = true;
         assert!(matches!(next_step(&held, Some(&planned)), Step::Wait(_)));
     }
 
@@ -236,10 +235,7 @@ mod tests {
             next_step(&held, Some(&planned)),
             Step::Train(assignment(9, 5))
         );
-        let done = Held {
-            done: vec![AssignmentId(9)],
-            ..held
-        };
+        let done = Held { done: true, ..held };
         assert_eq!(
             next_step(&done, Some(&planned)),
             Step::Sync {

@@ -137,26 +137,22 @@ async fn run_server(
         asked.cancelled().await;
     });
     let server = std::future::IntoFuture::into_future(server);
-    let mut server = tokio::spawn(server);
-    // Both can be true at once, and a task's end can be taken only once.
-    let ended = tokio::select! {
-        biased;
-        ended = &mut server => Some(ended),
-        () = shutdown.cancelled() => None,
-    };
-    shutdown.cancel();
+    // However the server ends, all else ends with it.
+    let ended = shutdown.clone().drop_guard();
+    let mut server = tokio::spawn(async move {
+        let _ended = ended;
+        server.await
+    });
+    shutdown.cancelled().await;
     tracing::info!("stopping");
     // Streams and drivers end by the token; requests in progress get a moment.
-    let ended = match ended {
-        None => tokio::time::timeout(FAREWELL, &mut server).await.ok(),
-        ended => ended,
-    };
+    let served = tokio::time::timeout(FAREWELL, &mut server).await;
     server.abort();
-    let result = match ended {
-        Some(ended) => ended
+    let result = match served {
+        Ok(served) => served
             .context("the server panicked")
             .and_then(|served| served.context("serving")),
-        None => Ok(()),
+        Err(_elapsed) => Ok(()),
     };
     if tokio::time::timeout(FAREWELL, coordinator.tasks().finish())
         .await

@@ -11,6 +11,7 @@ mod progress;
 mod remote;
 mod shutdown;
 
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -26,15 +27,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.global.json;
-    if !matches!(
-        cli.command,
-        Command::Up(_) | Command::Serve(_) | Command::Join(_)
-    ) {
-        output::end_with_the_reader();
-    }
-    match start(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !output::reader_is_gone(panic.payload()) {
+            report(panic);
+        }
+    }));
+    match panic::catch_unwind(AssertUnwindSafe(|| start(cli))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        // Whatever the command held was given back while it unwound.
+        Err(panic) if output::reader_is_gone(&*panic) => ExitCode::SUCCESS,
+        Err(panic) => panic::resume_unwind(panic),
+        Ok(Err(error)) => {
             if json {
                 let chain: Vec<String> = error.chain().map(ToString::to_string).collect();
                 eprintln!("{}", serde_json::json!({ "error": chain }));

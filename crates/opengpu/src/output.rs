@@ -1,20 +1,15 @@
 //! How commands speak: JSON when asked for, else text; sizes and rates for people.
 
+use std::any::Any;
+
 use anyhow::Result;
 use serde::Serialize;
 
-/// A reader that went away (`| head`) ends the program without a word, as it would end others.
-/// Rust's own `println!` panics then; only that panic is caught. For commands that hold nothing
-/// that they would have to give back.
-pub fn end_with_the_reader() {
-    let others = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let said = panic.payload().downcast_ref::<String>();
-        if said.is_some_and(|said| said.starts_with("failed printing to stdout")) {
-            std::process::exit(0);
-        }
-        others(panic);
-    }));
+/// Whether a panic says that whoever read standard output went away (`| head`): `println!`
+/// panics then, where other programs end without a word.
+pub fn reader_is_gone(panic: &(dyn Any + Send)) -> bool {
+    let said = panic.downcast_ref::<String>();
+    said.is_some_and(|said| said.starts_with("failed printing to stdout"))
 }
 
 /// Prints `value` as JSON, or calls `text`.

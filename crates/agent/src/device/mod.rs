@@ -231,14 +231,10 @@ impl Device {
         let assignment = planned.and_then(|run| run.assignment.as_ref());
         let deadline = assignment.and_then(|assignment| self.deadline(assignment));
         let job = self.job.as_ref();
-        let of_job = |&&(run, _): &&(RunId, _)| job.is_some_and(|job| job.run == run);
-        let given_up = self.given_up.iter().filter(of_job);
-        let mut done: Vec<_> = given_up.map(|&(_, assignment)| assignment).collect();
-        if let (Some(assignment), Some(job)) = (assignment, job)
-            && self.journal.contains(job.run, assignment.assignment)
-        {
-            done.push(assignment.assignment);
-        }
+        let done = assignment.zip(job).is_some_and(|(assignment, job)| {
+            let (run, id) = (job.run, assignment.assignment);
+            self.journal.contains(run, id) || self.given_up.contains(&(run, id))
+        });
         let digest = job.and_then(|job| job.digest);
         Held {
             trainer: self.trainer.is_running(),

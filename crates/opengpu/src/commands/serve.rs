@@ -15,7 +15,11 @@ use opengpu_rounds::RunId;
 use opengpu_trainer_protocol::TrainerCommand;
 use tokio::sync::watch;
 
-use crate::{cli::Serve, home::Home, shutdown};
+use crate::{
+    cli::Serve,
+    home::{Home, read_line},
+    shutdown,
+};
 
 /// Serves until told to stop.
 pub async fn run(home: &Home, args: Serve) -> Result<()> {
@@ -93,9 +97,7 @@ fn join_token(home: &Home) -> Result<String> {
     if !std::io::stdout().is_terminal() {
         return Ok(format!("$(cat {})", file.display()));
     }
-    let token = std::fs::read_to_string(&file)
-        .with_context(|| format!("cannot read {}", file.display()))?;
-    Ok(token.trim().to_owned())
+    read_line(&file, "the enrolment token", "start it again")
 }
 
 /// The coordinator's runs, as the portal wants them.
