@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use opengpu_protocol::wire::RunView;
-use opengpu_rounds::{Hash, NodeId, Phase, RunId};
+use opengpu_rounds::{Hash, Phase, RunId};
 use opengpu_trainer_protocol::SharedFolder;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::intake::Checker;
 use crate::auth::{OperatorToken, Signatures};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
@@ -37,6 +38,7 @@ pub(crate) struct Inner {
     pub clock: Clock,
     pub metrics: Metrics,
     pub fleet: Fleet,
+    pub checker: Checker,
     pub signatures: Signatures,
     pub operator: OperatorToken,
     pub trainer: Arc<Trainer>,
@@ -147,6 +149,11 @@ impl Coordinator {
             .cloned()
     }
 
+    /// Checks payloads.
+    pub(crate) fn checker(&self) -> &Checker {
+        &self.0.checker
+    }
+
     /// All runs, oldest first.
     pub(crate) fn live_runs(&self) -> Vec<Arc<LiveRun>> {
         self.0
@@ -220,18 +227,6 @@ impl Coordinator {
     /// Whether nodes may read this blob.
     pub(crate) fn is_published(&self, blob: Hash) -> bool {
         self.live_runs().iter().any(|run| run.publishes(blob))
-    }
-
-    /// Names of a node's workers' runs: whether the node may send payloads for this run.
-    pub(crate) fn works_for(&self, node: NodeId, run: &LiveRun) -> bool {
-        let given = {
-            let memory = self.fleet().lock();
-            memory
-                .workers
-                .values()
-                .any(|worker| worker.node == node && worker.run == Some(run.id))
-        };
-        given || run.state().members().any(|(_, member)| member.node == node)
     }
 
     /// Brings the gauges up to date.

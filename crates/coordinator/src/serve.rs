@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::intake::Checker;
 use crate::auth::{OperatorToken, Signatures};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
@@ -88,6 +89,7 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
         clock: Clock::new(),
         metrics: Metrics::new(),
         fleet: Fleet::default(),
+        checker: Checker::default(),
         signatures: Signatures::new(store.clone()),
         operator: OperatorToken::new(&operator),
         trainer: Arc::clone(&trainer),

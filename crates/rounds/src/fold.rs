@@ -48,6 +48,7 @@ impl Run {
             }
             EventKind::FeedbackReset { worker, feedback } => {
                 if let Some(member) = self.members.get_mut(worker) {
+                    member.feedback_reset_ms = Some(at_ms);
                     member.start_feedback(*feedback);
                 }
             }
@@ -415,6 +416,7 @@ impl Member {
             node,
             feedback: None,
             retired_feedback: Default::default(),
+            feedback_reset_ms: None,
             present: true,
             proven: false,
             last_round: None,

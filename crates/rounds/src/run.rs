@@ -152,6 +152,9 @@ pub struct Member {
     pub feedback: Option<FeedbackId>,
     /// Lives before it (the last [`KEPT_RETIRED`]), refused when an old message names them.
     pub retired_feedback: VecDeque<FeedbackId>,
+    /// When it last named a new life while it took part; older states don't know.
+    #[serde(default)]
+    pub feedback_reset_ms: Option<u64>,
     /// False once it left.
     pub present: bool,
     /// Whether its updates are merged: a founder, or one with an accepted update.

@@ -5,15 +5,15 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use opengpu_protocol::wire::BlobManifest;
 use opengpu_rounds::Hash;
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{Called, Caller, Segments};
-use super::gate::STALL;
+use super::intake::store;
 use crate::Coordinator;
-use crate::blobs::{BlobError, PutError};
+use crate::blobs::BlobError;
 
 /// Largest blob that an operator may upload: 64 GiB.
 const MAX_UPLOAD_BYTES: u64 = 64 << 30;
@@ -97,33 +97,8 @@ pub async fn put(
     Segments(hash): Segments<Hash>,
     request: Request,
 ) -> ApiResult<StatusCode> {
-    let received = coordinator.clone();
-    let stream = request
-        .into_body()
-        .into_data_stream()
-        .map_err(std::io::Error::other);
-    // A sender that stalls holds nothing for long.
-    let stream = tokio_stream::StreamExt::timeout(stream, STALL);
-    let stream = stream.map(move |piece| {
-        let piece = piece.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-        received.metrics().received_bytes.inc_by(piece.len() as u64);
-        Ok::<_, std::io::Error>(piece)
-    });
-    match coordinator
-        .blobs()
-        .put_named(hash, stream, MAX_UPLOAD_BYTES)
-        .await
-    {
-        Ok(_) => Ok(StatusCode::OK),
-        Err(PutError::TooLarge { max_bytes }) => Err(ApiError::too_large(max_bytes)),
-        Err(error @ PutError::Mismatch { .. }) => {
-            Err(ApiError::unacceptable("wrong_hash", error.to_string()))
-        }
-        Err(error @ PutError::Source { .. }) => {
-            Err(ApiError::bad_request("broken_body", error.to_string()))
-        }
-        Err(error) => Err(ApiError::fault(&error.into())),
-    }
+    store(&coordinator, hash, request.into_body(), MAX_UPLOAD_BYTES).await?;
+    Ok(StatusCode::OK)
 }
 
 /// Only the coordinator reads workers' payloads: a node gets what its runs publish.

@@ -32,10 +32,11 @@ pub enum BodyRule {
     Empty,
     /// JSON of at most so many bytes.
     Json(usize),
-    /// An update's payload: at most what the run's codec can make of its model.
+    /// An update's payload, which the handler reads and bounds: its address names its hash,
+    /// so that a node's signature is checked before it is read.
     Payload,
-    /// Passed through as it arrives; the handler bounds it. For the operator only, for a
-    /// node's signature needs the whole body.
+    /// Passed through as it arrives; the handler bounds it. For the operator only: a node's
+    /// signature needs the hash of the body.
     Streamed,
 }
 

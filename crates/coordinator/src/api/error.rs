@@ -91,12 +91,31 @@ impl ApiError {
             error = format!("{error:#}"),
             "a request failed by the server's fault"
         );
+        if is_disk_full(error) {
+            return Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "disk_full",
+                "the coordinator's disk is full; make room in its home folder, then the same \
+                 request will do",
+            );
+        }
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "server_fault",
             "the coordinator could not do this; its log says why. Trying again does no harm",
         )
     }
+}
+
+/// Whether some cause of an error is that a disk, or the database on it, is full.
+fn is_disk_full(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| matches!(io.kind(), StorageFull | QuotaExceeded))
+            // SQLite's own words for its error SQLITE_FULL.
+            || cause.to_string().contains("database or disk is full")
+    })
 }
 
 impl From<anyhow::Error> for ApiError {

@@ -7,13 +7,13 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use opengpu_protocol::signing::{SignatureRefusal, SignedHeaders};
-use opengpu_rounds::{Hash, RunId};
+use opengpu_rounds::Hash;
 
 use super::endpoint::{Access, BodyRule, matched_path};
 use super::error::{ApiError, Refused};
@@ -23,6 +23,8 @@ use crate::metrics::RequestLabels;
 
 /// Longest wait for the next piece of a body.
 pub const STALL: Duration = Duration::from_secs(30);
+/// Longest time for a whole body that is held in memory.
+const WHOLE: Duration = Duration::from_secs(120);
 
 /// The rule of one endpoint.
 #[derive(Clone)]
@@ -147,9 +149,16 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
     let key = nodes
         .key_of(headers.node)
         .map_err(IntoResponse::into_response)?;
-    let body = hold(gate, &mut parts, body).await?;
+    let (hash, body) = match gate.body {
+        // A payload's address names its hash, so that the signature is checked before a byte
+        // of it is read. The handler sees that the bytes are those.
+        BodyRule::Payload => (hash_in(parts.uri.path())?, body),
+        _ => {
+            let held = hold(gate, &mut parts, body).await?;
+            (Hash::of(&held), Body::empty())
+        }
+    };
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    let hash = hash_of(&body).await;
     headers
         .verify(&key, parts.method.as_str(), path, &hash)
         .map_err(|refusal| refuse(&refusal))?;
@@ -159,14 +168,23 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
         Err(error) => return Err(ApiError::fault(&error).into_response()),
     }
     parts.extensions.insert(Caller::Node(headers.node));
-    Ok(Request::from_parts(parts, Body::empty()))
+    Ok(Request::from_parts(parts, body))
+}
+
+/// The hash that ends `/v1/runs/{run}/payloads/{hash}`.
+fn hash_in(path: &str) -> Result<Hash, Response> {
+    let hash = path.rsplit('/').next().and_then(|hash| hash.parse().ok());
+    hash.ok_or_else(|| {
+        ApiError::not_found("bad_path", "the address does not end in a hash").into_response()
+    })
 }
 
 /// Reads the body up to the limit of its address and keeps it with the request.
 async fn hold(gate: &Gate, parts: &mut Parts, body: Body) -> Result<Bytes, Response> {
-    let limit = body_limit(gate, parts.uri.path())
-        .await
-        .map_err(IntoResponse::into_response)?;
+    let limit = match gate.body {
+        BodyRule::Json(limit) => limit,
+        BodyRule::Empty | BodyRule::Streamed | BodyRule::Payload => 0,
+    };
     let body = read(&parts.headers, body, limit)
         .await
         .map_err(IntoResponse::into_response)?;
@@ -174,18 +192,6 @@ async fn hold(gate: &Gate, parts: &mut Parts, body: Body) -> Result<Bytes, Respo
     metrics.received_bytes.inc_by(body.len() as u64);
     parts.extensions.insert(Buffered(body.clone()));
     Ok(body)
-}
-
-/// Large bodies are hashed off the async threads.
-async fn hash_of(body: &Bytes) -> Hash {
-    if body.len() < 256 * 1024 {
-        return Hash::of(body);
-    }
-    let body_too = body.clone();
-    match tokio::task::spawn_blocking(move || Hash::of(&body_too)).await {
-        Ok(hash) => hash,
-        Err(_) => Hash::of(body),
-    }
 }
 
 fn refuse(refusal: &SignatureRefusal) -> Response {
@@ -202,50 +208,42 @@ fn refuse(refusal: &SignatureRefusal) -> Response {
     response
 }
 
-async fn body_limit(gate: &Gate, path: &str) -> Result<usize, ApiError> {
-    match gate.body {
-        BodyRule::Empty | BodyRule::Streamed => Ok(0),
-        BodyRule::Json(limit) => Ok(limit),
-        BodyRule::Payload => {
-            // `/v1/runs/{run}/payloads/{hash}`
-            let run = path
-                .split('/')
-                .nth(3)
-                .and_then(|run| run.parse().ok())
-                .map(RunId);
-            let run = run.and_then(|run| gate.coordinator.run(run));
-            run.map(|run| run.payload_limit())
-                .ok_or_else(|| ApiError::not_found("unknown_run", "there is no run with this id"))
-        }
+/// The length that the request states for its body.
+pub fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}
+
+/// Reads a body of at most `limit` bytes, refusing a longer one before it is held and one that
+/// arrives too slowly.
+async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, ApiError> {
+    if declared_length(headers).is_some_and(|bytes| bytes > limit as u64) {
+        return Err(ApiError::too_large(limit as u64));
+    }
+    match tokio::time::timeout(WHOLE, read_pieces(body, limit)).await {
+        Ok(read) => read,
+        Err(_) => Err(stalled(format!(
+            "the request's body took longer than {} s",
+            WHOLE.as_secs()
+        ))),
     }
 }
 
-/// Reads a body of at most `limit` bytes, refusing a longer one before it is held.
-async fn read(
-    headers: &axum::http::HeaderMap,
-    body: Body,
-    limit: usize,
-) -> Result<Bytes, ApiError> {
-    let declared = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse::<u64>().ok());
-    if declared.is_some_and(|bytes| bytes > limit as u64) {
-        return Err(ApiError::too_large(limit as u64));
-    }
+fn stalled(message: String) -> ApiError {
+    ApiError::bad_request("stalled", message)
+}
+
+async fn read_pieces(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut stream = body.into_data_stream();
     let mut whole = BytesMut::new();
     loop {
         let piece = tokio::time::timeout(STALL, stream.next())
             .await
             .map_err(|_| {
-                ApiError::bad_request(
-                    "stalled",
-                    format!(
-                        "nothing of the request's body arrived for {} s",
-                        STALL.as_secs()
-                    ),
-                )
+                stalled(format!(
+                    "nothing of the request's body arrived for {} s",
+                    STALL.as_secs()
+                ))
             })?;
         match piece {
             None => return Ok(whole.freeze()),

@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod error;
 pub mod extract;
 mod gate;
+pub mod intake;
 mod nodes;
 mod openapi;
 mod runs;

@@ -64,8 +64,9 @@ fn agent() -> Vec<Endpoint> {
             .reads("Report", SMALL)
             .answers("Reported"),
         Endpoint::put("/v1/runs/{run}/payloads/{hash}", Node, updates::payload)
-            .says("Stores an update's payload after checking it. The body may have as many bytes as the run's codec can make of its model.")
-            .reads_bytes(BodyRule::Payload),
+            .says("Stores an update's payload after checking it: for a node that holds an assignment. The body may have as many bytes as the run's codec can make of its model.")
+            .reads_bytes(BodyRule::Payload)
+            .within(A_DAY),
         Endpoint::post("/v1/runs/{run}/updates", Node, updates::post)
             .says("Announces a stored payload as the update of an assignment. Repeating it is harmless.")
             .reads("UpdateNotice", SMALL)

@@ -2,13 +2,15 @@
 //! asked after.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use opengpu_protocol::wire::{UpdateNotice, Verdict};
 use opengpu_rounds::{AssignmentId, Hash, Input, NodeId, RunId};
 
 use super::error::{ApiError, ApiResult};
-use super::extract::{Content, Parsed, Segments, SignedNode};
+use super::extract::{Parsed, Segments, SignedNode};
+use super::gate::declared_length;
+use super::intake::store;
 use super::runs::find;
 use super::workers::check;
 use crate::Coordinator;
@@ -21,38 +23,27 @@ pub async fn payload(
     State(coordinator): State<Coordinator>,
     SignedNode(node): SignedNode,
     Segments((run, hash)): Segments<(RunId, Hash)>,
-    Content(body): Content,
+    request: Request,
 ) -> ApiResult<StatusCode> {
     let run = find(&coordinator, run)?;
-    may_send(&coordinator, node, &run)?;
-    let bytes = body.len() as u64;
-    tracing::info!(run = %run.id, %node, bytes, "payload begins");
-    let to_check = (
-        body.clone(),
-        run.spec.sync.up,
-        std::sync::Arc::clone(&run.layout),
-    );
-    let checked = tokio::task::spawn_blocking(move || {
-        let (body, codec, layout) = to_check;
-        let found = Hash::of(&body);
-        if found != hash {
-            return Err(ApiError::unacceptable(
-                "wrong_hash",
-                format!("the body has hash {found}, not {hash}; send it again"),
-            ));
-        }
-        opengpu_merge::check(codec.into(), &layout, &body)
-            .map_err(|error| ApiError::unacceptable("bad_payload", error.to_string()))
-    });
-    checked
-        .await
-        .map_err(|error| ApiError::fault(&error.into()))??;
+    if run.is_over() {
+        return Err(ApiError::conflict(
+            "run_over",
+            format!("run {} is over and takes no more updates", run.id),
+        ));
+    }
+    let _under_way = run.quotas().begin(&run.state(), node, hash)?;
+    let limit = run.payload_limit() as u64;
+    let (parts, body) = request.into_parts();
+    if declared_length(&parts.headers).is_some_and(|bytes| bytes > limit) {
+        return Err(ApiError::too_large(limit));
+    }
+    tracing::info!(run = %run.id, %node, %hash, "payload begins");
+    store(&coordinator, hash, body, limit).await?;
     coordinator
-        .blobs()
-        .put(body)
-        .await
-        .map_err(anyhow::Error::from)?;
-    run.remember_checked(hash, bytes);
+        .checker()
+        .check(&coordinator, &run, hash)
+        .await?;
     Ok(StatusCode::OK)
 }
 
@@ -147,51 +138,5 @@ async fn payload_is_here(
     {
         return Err(missing());
     }
-    if let Some(bytes) = run.checked(payload) {
-        return Ok(bytes);
-    }
-    // Stored before a restart, or some other blob that somebody knows the name of.
-    let limit = run.payload_limit() as u64;
-    let bytes = coordinator
-        .blobs()
-        .size(payload)
-        .await
-        .map_err(|_| missing())?;
-    if bytes > limit {
-        return Err(ApiError::unacceptable(
-            "bad_payload",
-            format!("the payload has {bytes} bytes, at most {limit} are allowed"),
-        ));
-    }
-    let body = coordinator
-        .blobs()
-        .read(payload)
-        .await
-        .map_err(anyhow::Error::from)?;
-    let (codec, layout) = (run.spec.sync.up, std::sync::Arc::clone(&run.layout));
-    let checked = tokio::task::spawn_blocking(move || {
-        opengpu_merge::check(codec.into(), &layout, &body)
-            .map_err(|error| ApiError::unacceptable("bad_payload", error.to_string()))
-    });
-    checked
-        .await
-        .map_err(|error| ApiError::fault(&error.into()))??;
-    run.remember_checked(payload, bytes);
-    Ok(bytes)
-}
-
-fn may_send(coordinator: &Coordinator, node: NodeId, run: &LiveRun) -> ApiResult<()> {
-    if run.is_over() {
-        return Err(ApiError::conflict(
-            "run_over",
-            format!("run {} is over and takes no more updates", run.id),
-        ));
-    }
-    if coordinator.works_for(node, run) {
-        return Ok(());
-    }
-    Err(ApiError::forbidden(
-        "not_in_run",
-        format!("no worker of node {node} takes part in run {}", run.id),
-    ))
+    coordinator.checker().check(coordinator, run, payload).await
 }

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::weights_file::WeightsFile;
 use super::workshop::{Job, Recipe};
 use crate::api::error::ApiError;
+use crate::api::intake::Quotas;
 
 /// Inputs that may wait for a decision.
 const MAILBOX: usize = 1024;
@@ -101,6 +102,7 @@ pub struct LiveRun {
     state: RwLock<Run>,
     losses: Mutex<Losses>,
     checked: Mutex<HashMap<Hash, u64>>,
+    quotas: Quotas,
     mailbox: mpsc::Sender<Message>,
     jobs: mpsc::Sender<Job>,
     nudge: Notify,
@@ -135,6 +137,7 @@ impl LiveRun {
             state: RwLock::new(state),
             losses: Mutex::default(),
             checked: Mutex::default(),
+            quotas: Quotas::default(),
             mailbox,
             jobs,
             nudge: Notify::new(),
@@ -226,6 +229,11 @@ impl LiveRun {
             .not_driven
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+    }
+
+    /// What its nodes sent.
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     /// Remembers that a payload was checked.

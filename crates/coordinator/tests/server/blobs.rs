@@ -1,6 +1,7 @@
 //! Blobs over HTTP: parts, manifests, and who may read what.
 
 use bytes::Bytes;
+use opengpu_protocol::Client;
 use opengpu_rounds::Hash;
 use reqwest::header;
 
@@ -117,16 +118,32 @@ async fn nodes_read_what_their_runs_publish_and_nobodys_payload() {
         code(worker.client.blob(payload, 1 << 20).await),
         "unknown_blob"
     );
-    let sent = stranger
-        .put_payload(run, Hash::of(b"junk"), Bytes::from_static(b"junk"))
-        .await;
-    assert_eq!(code(sent), "not_in_run");
-    let sent = worker
-        .client
-        .put_payload(run, Hash::of(b"junk"), Bytes::from_static(b"junk"))
-        .await;
-    assert!(["bad_payload", "run_over"].contains(&code(sent).as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn payloads_are_taken_for_open_assignments_alone_and_only_so_many() {
+    let server = Server::start().await;
+    server.dataset("noise", 512).await;
+    let run = server.start_run(&spec("first", "noise", 2, 1)).await;
+    let mut worker = Worker::join(&server, 1).await;
+    let (_, stranger) = server.enrol(&key(9), "stranger").await;
+    let send = async |client: &Client, body: &'static [u8]| {
+        let sent = client.put_payload(run, Hash::of(body), Bytes::from_static(body));
+        code(sent.await)
+    };
+    assert_eq!(send(&worker.client, b"junk").await, "no_lease");
+    worker.wait_for_assignment().await;
+    assert_eq!(send(&stranger, b"junk").await, "no_lease");
+    assert_eq!(send(&worker.client, b"junk").await, "bad_payload");
     let long = Bytes::from(vec![0; 50_000_000]);
     let sent = worker.client.put_payload(run, Hash::of(&long), long).await;
     assert_eq!(code(sent), "too_large");
+    // What was signed is the hash of the body, and so must the address name it.
+    let (other, junk) = (Hash::of(b"other"), Bytes::from_static(b"junk"));
+    let sent = worker.client.put_payload(run, other, junk).await;
+    assert_eq!(code(sent), "bad_signature");
+    for body in [b"junk 3", b"junk 4"] {
+        assert_eq!(send(&worker.client, body).await, "bad_payload");
+    }
+    assert_eq!(send(&worker.client, b"junk 5").await, "too_many_requests");
 }

@@ -87,6 +87,25 @@ impl Worker {
         }
     }
 
+    /// Gets ready for work and waits until it is given some, which it does not begin.
+    pub async fn wait_for_assignment(&mut self) {
+        let mut directives = self
+            .client
+            .directives(Duration::from_secs(20))
+            .await
+            .unwrap();
+        loop {
+            let plan = directives.next().await.unwrap().expect("it goes on");
+            let mine = plan.workers.into_iter().find_map(|plan| plan.run);
+            let Some(plan) = mine else { continue };
+            if plan.assignment.is_some() {
+                return;
+            }
+            self.sync(plan.run, plan.revision, plan.digest).await;
+            self.report(plan.run, Activity::Idle).await;
+        }
+    }
+
     /// Does what a plan says, once.
     pub async fn follow(&mut self, plan: &RunPlan) {
         self.sync(plan.run, plan.revision, plan.digest).await;

@@ -58,6 +58,21 @@ impl Deciding<'_> {
         if member.retired_feedback.contains(&feedback) {
             return refuse_retired(feedback);
         }
+        // Each is an event, and a worker must not be able to grow the log with reports alone.
+        let again_ms = match (member.feedback, member.feedback_reset_ms) {
+            (Some(_), Some(at_ms)) => at_ms + run.settings.duration_ms,
+            _ => 0,
+        };
+        if self.now_ms < again_ms {
+            return refuse(
+                "feedback_too_soon",
+                format!(
+                    "worker {worker} named new error feedback less than a round ago; the next \
+                     is taken in {} ms",
+                    again_ms - self.now_ms
+                ),
+            );
+        }
         self.emit(EventKind::FeedbackReset { worker, feedback });
         Ok(())
     }

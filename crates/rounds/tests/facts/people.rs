@@ -74,6 +74,21 @@ fn lost_feedback_starts_again_under_a_new_id_and_the_old_one_is_refused() {
 }
 
 #[test]
+fn reports_alone_do_not_grow_the_log() {
+    let mut story = Story::training(settings(), 3);
+    story.act(reset(1, 1001)).unwrap();
+    let before = story.log.len();
+    for feedback in 2000..2100 {
+        assert_eq!(story.act(reset(1, feedback)), Err("feedback_too_soon"));
+    }
+    assert_eq!(story.log.len(), before);
+    assert_eq!(story.act(reset(1, 1001)), Ok(()), "the same one is no news");
+    story.act(reset(2, 2001)).unwrap();
+    story.pass(settings().duration_ms);
+    story.act(reset(1, 2100)).unwrap();
+}
+
+#[test]
 fn a_pause_returns_leases_and_keeps_what_was_accepted_for_the_next_merge() {
     let mut story = Story::training(settings(), 3);
     let accepted = story.update(1);

@@ -62,7 +62,7 @@ fn every_fault_strikes_and_every_refusal_happens() {
     let mut faults = BTreeSet::new();
     let mut refusals = BTreeSet::new();
     let mut refused_appends = 0;
-    for seed in 0..60 {
+    for seed in 0..100 {
         let drawn = SimulationSettings::drawn(seed, 15);
         let report = check(&SimulationSettings {
             faults: Faults::harsh(),
@@ -93,6 +93,7 @@ fn every_fault_strikes_and_every_refusal_happens() {
         "lease_returned",
         "wrong_feedback",
         "feedback_retired",
+        "feedback_too_soon",
         "checkpoint_outdated",
     ] {
         assert!(

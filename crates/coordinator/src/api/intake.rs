@@ -1,0 +1,260 @@
+//! Bytes on their way into the store, above all updates' payloads: who may send one, how many,
+//! and how much of them is in memory.
+//!
+//! A node sends for the work that it holds: [`PAYLOADS_PER_LEASE`] different payloads for each
+//! open lease until it gets another, and as many at the same time. So what a node can make the
+//! coordinator keep is bounded by the work that it was given. Bytes are written as they arrive;
+//! a payload is in memory as a whole only while it is checked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::Body;
+use futures::{StreamExt, TryStreamExt};
+use opengpu_rounds::{AssignmentId, Hash, NodeId, Run};
+use tokio::sync::Semaphore;
+
+use super::error::{ApiError, ApiResult};
+use super::gate::STALL;
+use crate::Coordinator;
+use crate::blobs::PutError;
+use crate::driver::LiveRun;
+
+/// Different payloads that a node may send for each lease that it holds, and how many at once.
+const PAYLOADS_PER_LEASE: usize = 4;
+/// Payloads that are checked, and in memory for it, at once.
+const CHECKED_AT_ONCE: usize = 2;
+
+/// Stores a body of at most `max_bytes` under its hash as it arrives.
+pub async fn store(
+    coordinator: &Coordinator,
+    hash: Hash,
+    body: Body,
+    max_bytes: u64,
+) -> ApiResult<()> {
+    let received = coordinator.clone();
+    let stream = body.into_data_stream().map_err(std::io::Error::other);
+    // A sender that stalls holds nothing for long.
+    let stream = tokio_stream::StreamExt::timeout(stream, STALL);
+    let stream = stream.map(move |piece| {
+        let piece = piece.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        received.metrics().received_bytes.inc_by(piece.len() as u64);
+        Ok::<_, std::io::Error>(piece)
+    });
+    let blobs = coordinator.blobs();
+    match blobs.put_named(hash, stream, max_bytes).await {
+        Ok(_) => Ok(()),
+        Err(PutError::TooLarge { max_bytes }) => Err(ApiError::too_large(max_bytes)),
+        Err(error @ PutError::Mismatch { .. }) => {
+            Err(ApiError::unacceptable("wrong_hash", error.to_string()))
+        }
+        Err(error @ PutError::Source { .. }) => {
+            Err(ApiError::bad_request("broken_body", error.to_string()))
+        }
+        Err(error) => Err(ApiError::fault(&error.into())),
+    }
+}
+
+/// Checks stored payloads, a few at a time.
+#[derive(Debug)]
+pub struct Checker(Semaphore);
+
+impl Default for Checker {
+    fn default() -> Self {
+        Self(Semaphore::new(CHECKED_AT_ONCE))
+    }
+}
+
+impl Checker {
+    /// Refuses a stored blob that is no payload of this run. Returns its size.
+    pub async fn check(
+        &self,
+        coordinator: &Coordinator,
+        run: &LiveRun,
+        payload: Hash,
+    ) -> ApiResult<u64> {
+        if let Some(bytes) = run.checked(payload) {
+            return Ok(bytes);
+        }
+        let blobs = coordinator.blobs();
+        // It may be some other blob that the sender knows the name of.
+        let limit = run.payload_limit() as u64;
+        let bytes = blobs.size(payload).await.map_err(anyhow::Error::from)?;
+        if bytes > limit {
+            return Err(ApiError::unacceptable(
+                "bad_payload",
+                format!("the payload has {bytes} bytes, at most {limit} are allowed"),
+            ));
+        }
+        let _turn = self.0.acquire().await.map_err(anyhow::Error::from)?;
+        let body = blobs.read(payload).await.map_err(anyhow::Error::from)?;
+        let (codec, layout) = (run.spec.sync.up, Arc::clone(&run.layout));
+        let checked = tokio::task::spawn_blocking(move || {
+            opengpu_merge::check(codec.into(), &layout, &body)
+                .map_err(|error| ApiError::unacceptable("bad_payload", error.to_string()))
+        });
+        checked.await.map_err(anyhow::Error::from)??;
+        run.remember_checked(payload, bytes);
+        Ok(bytes)
+    }
+}
+
+/// What each node of one run sends for the leases it holds.
+#[derive(Debug, Default)]
+pub struct Quotas(Mutex<HashMap<NodeId, Sent>>);
+
+#[derive(Debug)]
+struct Sent {
+    /// The newest lease it held when it sent.
+    newest: AssignmentId,
+    /// What it sent since then.
+    payloads: Vec<Hash>,
+    under_way: usize,
+}
+
+/// A payload under way.
+#[derive(Debug)]
+pub struct UnderWay<'a> {
+    quotas: &'a Quotas,
+    node: NodeId,
+}
+
+impl Quotas {
+    /// Counts a payload of `node`, or says why it may not be sent. Sending the same one again
+    /// counts once.
+    pub fn begin(&self, run: &Run, node: NodeId, payload: Hash) -> ApiResult<UnderWay<'_>> {
+        let of_node = |worker| run.member(worker).is_some_and(|member| member.node == node);
+        let leases = run.leases().filter(|(_, lease)| of_node(lease.worker));
+        let leases: Vec<_> = leases.map(|(assignment, _)| assignment).collect();
+        let Some(newest) = leases.iter().copied().max() else {
+            return Err(ApiError::conflict(
+                "no_lease",
+                format!("node {node} holds no assignment that an update could be sent for"),
+            ));
+        };
+        let allowed = PAYLOADS_PER_LEASE * leases.len();
+        let mut nodes = self.lock();
+        let sent = nodes.entry(node).or_insert(Sent {
+            newest,
+            payloads: Vec::new(),
+            under_way: 0,
+        });
+        if sent.newest != newest {
+            sent.newest = newest;
+            sent.payloads.clear();
+        }
+        let known = sent.payloads.contains(&payload);
+        if sent.under_way >= allowed || (!known && sent.payloads.len() >= allowed) {
+            return Err(ApiError::too_many(format!(
+                "node {node} sent {} different payloads for {} open assignments, and {} are \
+                 under way",
+                sent.payloads.len(),
+                leases.len(),
+                sent.under_way
+            )));
+        }
+        if !known {
+            sent.payloads.push(payload);
+        }
+        sent.under_way += 1;
+        Ok(UnderWay { quotas: self, node })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Sent>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if let Some(sent) = self.quotas.lock().get_mut(&self.node) {
+            sent.under_way -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opengpu_rounds::{Event, EventKind, Revision, WorkerId};
+
+    use super::*;
+
+    const NODE: NodeId = NodeId(7);
+    const WORKER: WorkerId = WorkerId(3);
+
+    fn assigned(run: &mut Run, assignment: u64) {
+        let base = Revision {
+            lineage: 0,
+            number: 0,
+        };
+        run.fold(&Event {
+            at_ms: 0,
+            kind: EventKind::Assigned {
+                assignment: AssignmentId(assignment),
+                worker: WORKER,
+                round: 0,
+                base,
+                blocks: Vec::new(),
+                attempt: 0,
+            },
+        });
+    }
+
+    fn run() -> Run {
+        let mut run = Run::default();
+        run.fold(&Event {
+            at_ms: 0,
+            kind: EventKind::WorkerJoined {
+                worker: WORKER,
+                node: NODE,
+                feedback: opengpu_rounds::FeedbackId(1),
+                founder: true,
+            },
+        });
+        run
+    }
+
+    fn code(refused: ApiResult<UnderWay<'_>>) -> String {
+        refused.unwrap_err().code
+    }
+
+    #[test]
+    fn who_holds_no_assignment_sends_nothing() {
+        let (quotas, mut run) = (Quotas::default(), run());
+        assert_eq!(code(quotas.begin(&run, NODE, Hash([1; 32]))), "no_lease");
+        assigned(&mut run, 0);
+        assert!(quotas.begin(&run, NODE, Hash([1; 32])).is_ok());
+        assert_eq!(
+            code(quotas.begin(&run, NodeId(8), Hash([1; 32]))),
+            "no_lease"
+        );
+    }
+
+    #[test]
+    fn a_lease_allows_a_few_payloads_and_the_next_lease_a_few_more() {
+        let (quotas, mut run) = (Quotas::default(), run());
+        assigned(&mut run, 0);
+        let send = |run: &Run, number: u8| {
+            let sent = quotas.begin(run, NODE, Hash([number; 32]));
+            sent.map(drop).map_err(|error| error.code)
+        };
+        for number in 0..PAYLOADS_PER_LEASE as u8 {
+            send(&run, number).unwrap();
+        }
+        assert_eq!(send(&run, 99), Err("too_many_requests".into()));
+        assert_eq!(send(&run, 0), Ok(()), "the same one again");
+        assigned(&mut run, 1);
+        assert_eq!(send(&run, 99), Ok(()));
+    }
+
+    #[test]
+    fn few_are_under_way_at_once() {
+        let (quotas, mut run) = (Quotas::default(), run());
+        assigned(&mut run, 0);
+        let same = || quotas.begin(&run, NODE, Hash([1; 32]));
+        let mut under_way: Vec<_> = (0..PAYLOADS_PER_LEASE).map(|_| same().unwrap()).collect();
+        assert_eq!(code(same()), "too_many_requests");
+        under_way.pop();
+        assert!(same().is_ok());
+    }
+}
