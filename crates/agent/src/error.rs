@@ -59,6 +59,14 @@ pub enum AgentError {
         /// The coordinator's words.
         reason: String,
     },
+    /// The task of a device ended by a fault of this program.
+    #[error(
+        "a device's task ended unexpectedly: {problem}; start the agent again, and please report it"
+    )]
+    Device {
+        /// How it ended.
+        problem: String,
+    },
     /// No device was given.
     #[error("no device is given; an agent needs at least one")]
     NoDevice,

@@ -161,6 +161,9 @@ async fn work(
     let ended = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
         error = connection::hold(client.clone(), enrolment.node, line, board.clone()) => Err(error),
+        Some(ended) = devices.join_next() => Err(AgentError::Device {
+            problem: ended.err().map_or("it stopped".into(), |panic| panic.to_string()),
+        }),
     };
     shutdown.cancel();
     let rest = async { while devices.join_next().await.is_some() {} };

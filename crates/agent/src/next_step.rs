@@ -107,7 +107,8 @@ pub(crate) fn next_step(held: &Held, plan: Option<&WorkerPlan>) -> Step {
             };
         }
     }
-    if run.revision > revision {
+    // Behind, or ahead of a coordinator that was restored from a backup.
+    if run.revision != revision {
         return Step::Sync {
             to: run.revision,
             anew: false,
@@ -252,6 +253,17 @@ mod tests {
             next_step(&ready(6), Some(&planned)),
             Step::Wait(_)
         ));
+    }
+
+    #[test]
+    fn weights_ahead_of_a_coordinator_that_was_restored_go_back() {
+        assert_eq!(
+            next_step(&ready(9), Some(&plan(6, None))),
+            Step::Sync {
+                to: revision(6),
+                anew: false
+            }
+        );
     }
 
     #[test]

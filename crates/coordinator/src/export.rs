@@ -1,12 +1,12 @@
 //! The newest weights for people: a Hugging Face folder, or a sampled text.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use opengpu_protocol::operator::SampleRequest;
+use opengpu_protocol::operator::{ExportedFile, SampleRequest};
 use opengpu_rounds::{Hash, Revision};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Coordinator;
 use crate::driver::{LiveRun, WeightsFile};
@@ -15,25 +15,25 @@ use crate::driver::{LiveRun, WeightsFile};
 const FIRST_WEIGHTS: Duration = Duration::from_secs(120);
 
 /// What lies in an export; written last, so that a folder with it is whole.
-#[derive(Serialize)]
-struct Manifest<'a> {
+const MANIFEST: &str = "manifest.json";
+
+/// Its contents.
+#[derive(Serialize, Deserialize)]
+struct Manifest {
     run: u64,
-    name: &'a str,
+    name: String,
     revision: Revision,
     digest: Hash,
-    files: Vec<ManifestFile>,
+    files: Vec<ExportedFile>,
 }
 
-#[derive(Serialize)]
-struct ManifestFile {
-    name: String,
-    bytes: u64,
-    blake3: Hash,
-}
-
-/// Writes `HOME/exports/<name>-r<revision>/` and returns its path. The folder appears whole
-/// or not at all; one that is there already for the same digest is kept.
-pub async fn export(coordinator: &Coordinator, run: &LiveRun) -> anyhow::Result<PathBuf> {
+/// Writes `HOME/exports/<name>-r<revision>/` and returns its path and its files, the manifest
+/// last. The folder appears whole or not at all; one that is there already for the same digest
+/// is kept.
+pub async fn export(
+    coordinator: &Coordinator,
+    run: &LiveRun,
+) -> anyhow::Result<(PathBuf, Vec<ExportedFile>)> {
     let (weights, revision, digest) = newest_weights(run).await?;
     let exports = coordinator.home().join("exports");
     let lineage = if revision.lineage == 0 {
@@ -46,10 +46,11 @@ pub async fn export(coordinator: &Coordinator, run: &LiveRun) -> anyhow::Result<
         file_name(&run.spec.name),
         revision.number
     ));
-    if let Ok(manifest) = std::fs::read_to_string(folder.join("manifest.json"))
-        && manifest.contains(&digest.to_string())
+    if let Some(manifest) = manifest_in(&folder)
+        && manifest.digest == digest
     {
-        return Ok(folder);
+        let files = with_manifest(manifest.files, &folder)?;
+        return Ok((folder, files));
     }
     std::fs::create_dir_all(&exports)
         .with_context(|| format!("{} cannot be made", exports.display()))?;
@@ -67,15 +68,15 @@ pub async fn export(coordinator: &Coordinator, run: &LiveRun) -> anyhow::Result<
     }
     let manifest = Manifest {
         run: run.id.0,
-        name: &run.spec.name,
+        name: run.spec.name.clone(),
         revision,
         digest,
-        files: listed,
+        files: listed.clone(),
     };
     let manifest = serde_json::to_vec_pretty(&manifest)?;
     let target = folder.clone();
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
-        let path = temporary.join("manifest.json");
+        let path = temporary.join(MANIFEST);
         std::fs::write(&path, manifest)?;
         std::fs::File::open(&path)?.sync_all()?;
         if target.exists() {
@@ -87,7 +88,19 @@ pub async fn export(coordinator: &Coordinator, run: &LiveRun) -> anyhow::Result<
     .await?
     .with_context(|| format!("{} cannot be written", folder.display()))?;
     drop(cleanup);
-    Ok(folder)
+    let files = with_manifest(listed, &folder)?;
+    Ok((folder, files))
+}
+
+fn manifest_in(folder: &Path) -> Option<Manifest> {
+    let text = std::fs::read(folder.join(MANIFEST)).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// The files that a manifest names, and itself.
+fn with_manifest(mut files: Vec<ExportedFile>, folder: &Path) -> anyhow::Result<Vec<ExportedFile>> {
+    files.push(describe(folder.join(MANIFEST))?);
+    Ok(files)
 }
 
 /// Continues a text with the newest weights.
@@ -122,7 +135,7 @@ async fn newest_weights(run: &LiveRun) -> anyhow::Result<(WeightsFile, Revision,
     Ok((weights, revision, digest))
 }
 
-fn describe(file: PathBuf) -> anyhow::Result<ManifestFile> {
+fn describe(file: PathBuf) -> anyhow::Result<ExportedFile> {
     let mut hasher = blake3::Hasher::new();
     let mut open = std::fs::File::open(&file).with_context(|| format!("{}", file.display()))?;
     let bytes = std::io::copy(&mut open, &mut hasher)?;
@@ -130,7 +143,7 @@ fn describe(file: PathBuf) -> anyhow::Result<ManifestFile> {
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
-    Ok(ManifestFile {
+    Ok(ExportedFile {
         name,
         bytes,
         blake3: Hash(*hasher.finalize().as_bytes()),

@@ -47,6 +47,7 @@ pub fn run_view(coordinator: &Coordinator, run: &LiveRun) -> RunView {
         download_bytes: totals.download_bytes,
         training_loss: losses.rounds.last_key_value().map(|(_, loss)| *loss),
         evaluations: losses.evaluations.values().copied().collect(),
+        evaluation_problem: losses.unmeasured.get(&state.revision()).cloned(),
         workers,
         rounds: state
             .rounds()

@@ -40,17 +40,26 @@ pub enum Command {
     Join(Join),
     /// What this machine's agent is doing
     #[command(
-        after_help = "Examples:\n  opengpu status\n  opengpu status --json | jq '.devices[].run'"
+        after_help = "Examples:\n  opengpu status\n  opengpu status --json | jq '.devices[].run'\n\nIn the home of an `opengpu up` it tells of each of its nodes (in JSON: a list)."
     )]
     Status,
     /// Training runs
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  opengpu run submit examples/shakespeare-nano.toml\n  opengpu run list\n  opengpu run watch 1\n  opengpu run export 1 --out ./my-model"
+    )]
     Run(RunCommand),
     /// Tokenised corpora
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  opengpu dataset add notes notes.txt\n  opengpu dataset list\n  opengpu dataset remove notes"
+    )]
     Dataset(DatasetCommand),
     /// Machines that take part
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  opengpu node list\n  opengpu node token --label attic --uses 1\n  opengpu node drain 2"
+    )]
     Node(NodeCommand),
     /// Sample text from an exported checkpoint
     Generate(Generate),
@@ -88,12 +97,15 @@ pub struct Up {
 
 #[derive(Args, Clone)]
 #[command(
-    after_help = "Examples:\n  opengpu serve\n  opengpu serve --listen 0.0.0.0:8470 --home /srv/opengpu\n  opengpu serve --database postgres://opengpu@localhost/opengpu\n\nThe operator's token is in HOME/operator.token and a first enrolment token in HOME/join.token."
+    after_help = "Examples:\n  opengpu serve\n  opengpu serve --listen 0.0.0.0:8470 --home /srv/opengpu\n  opengpu serve --database postgres://opengpu@localhost/opengpu\n  opengpu serve --config /etc/opengpu.toml\n  opengpu serve --json | jq -r .join               what another machine is to be told\n\nThe operator's token is in HOME/operator.token and a first enrolment token in HOME/join.token."
 )]
 pub struct Serve {
-    /// Address to listen on; port 0 lets the system choose
-    #[arg(long, default_value = "127.0.0.1:8470", value_name = "ADDR")]
-    pub listen: SocketAddr,
+    /// Settings in TOML: `listen` and `database`, as below [default: HOME/config.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address to listen on; port 0 lets the system choose [default: 127.0.0.1:8470]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
     /// Database address [default: HOME/opengpu.db]
     #[arg(long, value_name = "URL")]
     pub database: Option<String>,
@@ -104,7 +116,7 @@ pub struct Serve {
 
 #[derive(Args, Clone)]
 #[command(
-    after_help = "Examples:\n  opengpu join http://127.0.0.1:8470 --token 4f1c…\n  opengpu join http://127.0.0.1:8470                 once enrolled, the token is not needed again\n  opengpu join URL --threads 1 --name attic-pc       one thread, a name the operator will see"
+    after_help = "Examples:\n  opengpu join http://127.0.0.1:8470 --token 4f1c…\n  opengpu join http://127.0.0.1:8470                 once enrolled, the token is not needed again\n  opengpu join URL --threads 1 --name attic-pc       one thread, a name the operator will see\n\nWith --json it prints, when it stops, what `opengpu status --json` prints."
 )]
 pub struct Join {
     /// Address of the coordinator
@@ -271,7 +283,7 @@ pub enum NodeCommand {
         /// What it is for
         #[arg(long, default_value = "")]
         label: String,
-        /// How many machines may enrol with it [default: any number]
+        /// How many machines may enrol with it [default: a million]
         #[arg(long)]
         uses: Option<u32>,
         #[command(flatten)]

@@ -35,6 +35,11 @@ impl Home {
         &self.0
     }
 
+    /// Settings of a coordinator that serves from this home.
+    pub fn config_file(&self) -> PathBuf {
+        self.0.join("config.toml")
+    }
+
     /// Address of the coordinator that serves from this home, written when it listens.
     pub fn address_file(&self) -> PathBuf {
         self.0.join("address")
@@ -58,6 +63,13 @@ impl Home {
     /// Home of the `index`-th local node of `up`.
     pub fn local_node(&self, index: u32) -> PathBuf {
         self.0.join("nodes").join(format!("local-{index}"))
+    }
+
+    /// The homes of all local nodes of `up`.
+    pub fn local_nodes(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        (1..)
+            .map(|index| self.local_node(index))
+            .take_while(|folder| folder.exists())
     }
 
     /// Where `up` writes the corpus that the program carries.

@@ -85,8 +85,8 @@ async fn dispatch(cli: Cli) -> Result<()> {
     let home = Home::open(cli.global.home.as_deref())?;
     match cli.command {
         Command::Up(args) => commands::up::run(&home, json, args).await,
-        Command::Serve(args) => commands::serve::run(&home, args).await,
-        Command::Join(args) => commands::join::run(&home, args).await,
+        Command::Serve(args) => commands::serve::run(&home, json, args).await,
+        Command::Join(args) => commands::join::run(&home, json, args).await,
         Command::Status => commands::status::run(&home, json),
         Command::Run(command) => commands::run::run(&home, json, command).await,
         Command::Dataset(command) => commands::dataset::run(&home, json, command).await,

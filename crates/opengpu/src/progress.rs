@@ -4,7 +4,10 @@ use std::{io::IsTerminal, time::Duration};
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use opengpu_protocol::{Client, wire::RunView};
+use opengpu_protocol::{
+    Client,
+    wire::{Evaluation, RunView},
+};
 use opengpu_rounds::RunId;
 
 use crate::output::{bytes, count};
@@ -33,11 +36,25 @@ pub async fn follow(
     }
 }
 
-/// Whether the newest revision has its full held-out loss.
+/// Whether the newest revision has its full held-out loss, or will have none.
 fn is_evaluated(view: &RunView) -> bool {
-    view.evaluations.iter().any(|evaluation| {
+    let of_newest = |evaluation: &Evaluation| {
         evaluation.revision == view.revision && evaluation.bits_per_byte.is_some()
-    })
+    };
+    let nothing_held_out = view.dataset.held_out.tokens == 0;
+    nothing_held_out || view.evaluation_problem.is_some() || view.evaluations.iter().any(of_newest)
+}
+
+/// A bar for `bytes` bytes; hidden where nobody looks.
+pub fn bytes_bar(quiet: bool, bytes: u64) -> ProgressBar {
+    if quiet || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(
+        "{msg:24} {bar:30.cyan/blue} {bytes} of {total_bytes}, {eta} to go",
+    )
+    .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(bytes).with_style(style)
 }
 
 struct Reporter {

@@ -82,6 +82,7 @@ pub fn training_run(round: u64) -> RunView {
         download_bytes: merge_bytes,
         training_loss: round.checked_sub(1).map(|last| training_loss(last as f64)),
         evaluations: evaluations(round),
+        evaluation_problem: None,
         workers: workers(round, revision, digest),
         rounds,
     }

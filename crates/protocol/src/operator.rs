@@ -1,7 +1,7 @@
 //! Bodies of the operator's requests (`Authorization: Bearer`, the token in the file
 //! `operator.token` of the coordinator's home) that are not already in [`wire`](crate::wire).
 
-use opengpu_rounds::{Event, Revision};
+use opengpu_rounds::{Event, Hash, Revision};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,6 +18,20 @@ pub struct RollbackRequest {
 pub struct Exported {
     /// The Hugging Face folder on the coordinator's machine.
     pub path: String,
+    /// What lies in it, the manifest last.
+    pub files: Vec<ExportedFile>,
+}
+
+/// A file of an export.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ExportedFile {
+    /// Its name, without a folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// The blob with its contents, for as long as a download takes, if it was asked for.
+    #[schema(value_type = String)]
+    pub blake3: Hash,
 }
 
 /// `POST /v1/runs/{run}/sample`.

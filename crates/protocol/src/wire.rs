@@ -365,6 +365,9 @@ pub struct RunView {
     pub training_loss: Option<f64>,
     /// Held-out losses.
     pub evaluations: Vec<Evaluation>,
+    /// Why the newest revision has none, if it could not be measured.
+    #[serde(default)]
+    pub evaluation_problem: Option<String>,
     /// Workers that take part.
     pub workers: Vec<WorkerView>,
     /// The latest rounds, newest last (at most 200).

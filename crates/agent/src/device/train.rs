@@ -17,12 +17,25 @@ use crate::journal::{Entry, Journal};
 
 /// How often progress is told, and the trainer that its time is over.
 const TICK: Duration = Duration::from_secs(2);
+/// A trainer tells how far it is at least after each block. One that is silent for the time of so many is
+/// taken to hang, and is replaced, within these bounds; the longer while nothing is measured.
+const SILENT_BLOCKS: f64 = 20.0;
+const LEAST_SILENCE: Duration = Duration::from_secs(20);
+const MOST_SILENCE: Duration = Duration::from_secs(120);
 
 /// What a trainer says of a finished assignment.
 struct Trained {
     blocks_completed: u64,
     loss: f64,
     seconds: f64,
+}
+
+/// How long a trainer of this speed may be silent while it trains.
+fn longest_silence(blocks_per_second: f64) -> Duration {
+    let blocks = Duration::try_from_secs_f64(SILENT_BLOCKS / blocks_per_second);
+    blocks
+        .unwrap_or(MOST_SILENCE)
+        .clamp(LEAST_SILENCE, MOST_SILENCE)
 }
 
 impl Device {
@@ -94,6 +107,7 @@ impl Device {
         // last update of a round.
         let block = Duration::try_from_secs_f64(1.0 / job.blocks_per_second).unwrap_or_default();
         let finish_at = deadline.checked_sub(block).unwrap_or(deadline);
+        let silence = longest_silence(job.blocks_per_second);
         // Made here, so that its space is there and stays ours; the trainer writes it.
         let out = folder
             .create(&name, job.layout.len() as u64 * 4)?
@@ -124,10 +138,9 @@ impl Device {
 
         let latest = Arc::new(Mutex::new(None));
         let heard = latest.clone();
-        let training =
-            process.request_with_progress(RequestBody::Train(request), move |progress| {
-                *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
-            });
+        let training = process.ask(RequestBody::Train(request), silence, move |progress| {
+            *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+        });
         tokio::pin!(training);
         let mut told: Option<Instant> = None;
         let mut tick = tokio::time::interval(TICK);

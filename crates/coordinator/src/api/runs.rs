@@ -162,15 +162,30 @@ pub async fn history(
     }))
 }
 
+/// How an export is wanted.
+#[derive(Debug, Deserialize)]
+pub struct ExportWish {
+    #[serde(default)]
+    download: bool,
+}
+
 /// `POST /v1/runs/{run}/export`
 pub async fn export(
     State(coordinator): State<Coordinator>,
     Segments(run): Segments<RunId>,
+    Asked(wish): Asked<ExportWish>,
 ) -> ApiResult<Json<Exported>> {
     let run = find(&coordinator, run)?;
-    let path = crate::export::export(&coordinator, &run)
+    let (path, files) = crate::export::export(&coordinator, &run)
         .await
         .map_err(|error| failed("export", &error))?;
+    if wish.download {
+        for file in &files {
+            // Young blobs that nothing needs are kept for half an hour.
+            let stored = coordinator.blobs().put_file(&path.join(&file.name)).await;
+            stored.map_err(anyhow::Error::from)?;
+        }
+    }
     let detail = format!("{} to {}", run.id, path.display());
     coordinator
         .store()
@@ -179,6 +194,7 @@ pub async fn export(
         .map_err(anyhow::Error::from)?;
     Ok(Json(Exported {
         path: path.display().to_string(),
+        files,
     }))
 }
 

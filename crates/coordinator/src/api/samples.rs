@@ -1,7 +1,8 @@
 //! One value of each type that goes over the wire, for the OpenAPI document.
 
 use opengpu_protocol::operator::{
-    Exported, LogEntry, RollbackRequest, SampleRequest, Sampled, TokenMade, TokenRequest,
+    Exported, ExportedFile, LogEntry, RollbackRequest, SampleRequest, Sampled, TokenMade,
+    TokenRequest,
 };
 use opengpu_protocol::wire::{
     Activity, AssignmentPlan, BlobManifest, CheckpointRef, DatasetManifest, Enrol, Enrolled,
@@ -195,6 +196,11 @@ fn operator() -> Vec<(&'static str, Value)> {
             "Exported",
             value(Exported {
                 path: "/home/me/.local/share/opengpu/exports/first-r100".into(),
+                files: vec![ExportedFile {
+                    name: "model.safetensors".into(),
+                    bytes: 4_194_304,
+                    blake3: HASH,
+                }],
             }),
         ),
         (
@@ -304,6 +310,7 @@ fn run_view() -> RunView {
             nats_per_token: 3.25,
             bits_per_byte: Some(2.25),
         }],
+        evaluation_problem: None,
         workers: vec![WorkerView {
             worker: WorkerId(1),
             node: NodeId(1),

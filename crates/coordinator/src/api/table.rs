@@ -115,8 +115,9 @@ fn operator_runs() -> Vec<Endpoint> {
             .answers("RunView"),
         Endpoint::post("/v1/runs/{run}/export", Operator, runs::export)
             .says(
-                "Writes the newest weights as a Hugging Face folder on the coordinator's machine.",
+                "Writes the newest weights as a Hugging Face folder on the coordinator's machine. With `download=true` its files are also blobs for half an hour.",
             )
+            .asks(&["download"])
             .within(LONG)
             .answers("Exported"),
         Endpoint::post("/v1/runs/{run}/sample", Operator, runs::sample)

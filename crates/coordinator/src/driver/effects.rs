@@ -135,11 +135,16 @@ impl Effects {
                     Failed::Merge => self.merge = None,
                     Failed::Checkpoint => self.checkpoint = false,
                 }
-                self.not_before = Some(Instant::now() + self.pause);
-                self.pause = (self.pause * 2).min(LAST_PAUSE);
+                self.put_off();
                 None
             }
         }
+    }
+
+    /// Starts nothing for a while, and for longer each time.
+    fn put_off(&mut self) {
+        self.not_before = Some(Instant::now() + self.pause);
+        self.pause = (self.pause * 2).min(LAST_PAUSE);
     }
 
     fn look_at_evaluations(&mut self, run: &LiveRun, recipe: Option<Recipe>) {
@@ -183,7 +188,9 @@ impl Effects {
                 }
             }
             Ok(Err(error)) => {
-                tracing::warn!(run = %run.id, error = format!("{error:#}"), "no weights for an evaluation");
+                tracing::warn!(run = %run.id, error = format!("{error:#}"), "no weights for an evaluation; it is tried again");
+                self.asked.remove(due);
+                self.put_off();
             }
             Err(oneshot::error::TryRecvError::Closed) => {}
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::ensure;
 use opengpu_protocol::wire::Evaluation;
 use opengpu_rounds::{Phase, Revision};
 use opengpu_trainer_protocol::TokenFiles;
@@ -115,7 +116,7 @@ pub async fn measure(
         let tokens = token_files(&run.dataset, held_out, files);
         let measured = evaluate(&trainer, &run, due, weights.path(), &tokens).await;
         drop(weights);
-        match measured {
+        match measured.and_then(finite) {
             Ok(mut evaluation) => {
                 if !due.full {
                     evaluation.bits_per_byte = None;
@@ -124,12 +125,6 @@ pub async fn measure(
                     run = %run.id, revision = %due.revision, full = due.full,
                     nats_per_token = evaluation.nats_per_token, "held-out loss"
                 );
-                let finite = evaluation.nats_per_token.is_finite()
-                    && evaluation.bits_per_byte.is_none_or(f64::is_finite);
-                if !finite {
-                    tracing::error!(run = %run.id, revision = %due.revision, "the held-out loss is not finite");
-                    continue;
-                }
                 run.losses().evaluations.insert(due.revision, evaluation);
                 if let Err(error) = store.put_evaluation(run.id, &evaluation).await {
                     tracing::error!(
@@ -144,9 +139,26 @@ pub async fn measure(
                     run = %run.id, revision = %due.revision, error = format!("{error:#}"),
                     "a held-out loss could not be measured, and is given up"
                 );
+                // Whoever follows the run must not wait for it.
+                run.losses()
+                    .unmeasured
+                    .insert(due.revision, format!("{error:#}"));
+                run.changed();
             }
         }
     }
+}
+
+/// Weights that have diverged have no loss that could be written down.
+fn finite(evaluation: Evaluation) -> anyhow::Result<Evaluation> {
+    let fine = evaluation.nats_per_token.is_finite()
+        && evaluation.bits_per_byte.is_none_or(f64::is_finite);
+    ensure!(
+        fine,
+        "the loss is {}: the model has diverged",
+        evaluation.nats_per_token
+    );
+    Ok(evaluation)
 }
 
 /// Evaluates, and again after a pause if the trainer failed: whoever follows the run waits for

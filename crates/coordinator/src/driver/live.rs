@@ -83,6 +83,8 @@ pub struct Losses {
     pub rounds: BTreeMap<u64, f64>,
     /// Held-out losses, by revision.
     pub evaluations: BTreeMap<Revision, Evaluation>,
+    /// Why there is none, by revision, since this process started.
+    pub unmeasured: BTreeMap<Revision, String>,
 }
 
 /// A run.

@@ -88,7 +88,7 @@ async fn a_run_goes_from_its_file_to_its_export() {
         .sum();
     assert_eq!(accepted, view.tokens);
 
-    let path = std::path::PathBuf::from(operator.export(run).await.unwrap().path);
+    let path = std::path::PathBuf::from(operator.export(run, false).await.unwrap().path);
     assert!(path.ends_with("exports/first-r3"), "{}", path.display());
     let manifest: serde_json::Value =
         serde_json::from_slice(&std::fs::read(path.join("manifest.json")).unwrap()).unwrap();

@@ -3,16 +3,18 @@
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use opengpu_dataset::{Options, Prepared, PreparedPart, Stage};
 use opengpu_protocol::{
-    Client,
+    Client, ClientError,
     wire::{DatasetManifest, ShardRef, TokenShards},
 };
 use opengpu_rounds::Hash;
+use tempfile::TempDir;
 
 use crate::{
     cli::DatasetCommand,
@@ -20,6 +22,9 @@ use crate::{
     output::{bytes, count, show, table},
     remote,
 };
+
+/// After so long nobody writes to a staged dataset any more.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Carries out a `dataset` command.
 pub async fn run(home: &Home, json: bool, command: DatasetCommand) -> Result<()> {
@@ -33,7 +38,7 @@ pub async fn run(home: &Home, json: bool, command: DatasetCommand) -> Result<()>
             let client = remote::operator(home, &remote)?;
             let prepared = prepare(home, files, vocab as usize, json).await?;
             let manifest = upload(&client, &name, &prepared).await?;
-            clear_staging(home)?;
+            drop(prepared);
             show(json, &manifest, |manifest| {
                 list(std::slice::from_ref(manifest))
             })
@@ -59,22 +64,41 @@ pub async fn run(home: &Home, json: bool, command: DatasetCommand) -> Result<()>
     }
 }
 
+/// What was prepared, in a folder of its own that goes with it.
+pub struct Staged {
+    prepared: Prepared,
+    _folder: TempDir,
+}
+
+impl std::ops::Deref for Staged {
+    type Target = Prepared;
+    fn deref(&self) -> &Prepared {
+        &self.prepared
+    }
+}
+
 /// Makes tokenizer and shards in the home's staging folder, off the async threads.
 pub async fn prepare(
     home: &Home,
     files: Vec<PathBuf>,
     vocabulary: usize,
     quiet: bool,
-) -> Result<Prepared> {
-    let folder = home.staging();
+) -> Result<Staged> {
+    let staging = home.staging();
     tokio::task::spawn_blocking(move || {
+        // Two commands on one home must not write each other's files.
+        std::fs::create_dir_all(&staging)
+            .with_context(|| format!("cannot make the folder {}", staging.display()))?;
+        remove_abandoned(&staging);
+        let folder = tempfile::tempdir_in(&staging)
+            .with_context(|| format!("cannot make a folder in {}", staging.display()))?;
         let options = Options {
             vocab_size: vocabulary,
             ..Options::default()
         };
         let bar = bar(quiet);
         let mut stage: Option<Stage> = None;
-        let prepared = opengpu_dataset::prepare(&files, &folder, &options, &mut |progress| {
+        let prepared = opengpu_dataset::prepare(&files, folder.path(), &options, &mut |progress| {
             if stage != Some(progress.stage) {
                 stage = Some(progress.stage);
                 bar.set_message(progress.stage.to_string());
@@ -83,16 +107,27 @@ pub async fn prepare(
             bar.set_position(progress.done);
         });
         bar.finish_and_clear();
-        Ok(prepared?)
+        Ok(Staged {
+            prepared: prepared?,
+            _folder: folder,
+        })
     })
     .await?
 }
 
-/// Removes what was prepared, once the coordinator holds it.
-pub fn clear_staging(home: &Home) -> Result<()> {
-    let folder = home.staging();
-    std::fs::remove_dir_all(&folder)
-        .with_context(|| format!("cannot empty the folder {}", folder.display()))
+/// Removes what commands left that were killed long ago.
+fn remove_abandoned(staging: &Path) {
+    let Ok(folders) = std::fs::read_dir(staging) else {
+        return;
+    };
+    for folder in folders.flatten() {
+        let changed = folder.metadata().and_then(|metadata| metadata.modified());
+        let old = changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > ABANDONED_AFTER));
+        if old {
+            // What can't be removed now is in nobody's way.
+            let _ = std::fs::remove_dir_all(folder.path());
+        }
+    }
 }
 
 fn bar(quiet: bool) -> ProgressBar {
@@ -104,8 +139,21 @@ fn bar(quiet: bool) -> ProgressBar {
     ProgressBar::new(0).with_style(style)
 }
 
-/// Sends tokenizer and shards, then the manifest that names them.
+/// Sends tokenizer and shards, then the manifest that names them. What took so long that the
+/// coordinator has thrown its beginning away is sent again.
 pub async fn upload(client: &Client, name: &str, prepared: &Prepared) -> Result<DatasetManifest> {
+    match upload_once(client, name, prepared).await {
+        Err(error) if is_missing_blob(&error) => upload_once(client, name, prepared).await,
+        done => done,
+    }
+}
+
+fn is_missing_blob(error: &anyhow::Error) -> bool {
+    let client = error.downcast_ref::<ClientError>();
+    client.and_then(ClientError::code) == Some("missing_blob")
+}
+
+async fn upload_once(client: &Client, name: &str, prepared: &Prepared) -> Result<DatasetManifest> {
     let tokenizer = upload_file(client, &prepared.tokenizer).await?;
     let manifest = DatasetManifest {
         name: name.to_owned(),

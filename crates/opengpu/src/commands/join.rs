@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, bail};
 use opengpu_agent::{AgentSettings, DeviceSettings};
 
-use crate::{cli::Join, home::Home, shutdown};
+use crate::{cli::Join, commands::status, home::Home, shutdown};
 
-/// Runs the agent until it is told to stop.
-pub async fn run(home: &Home, args: Join) -> Result<()> {
+/// Runs the agent until it is told to stop. With `json` it tells at the end what it did, as
+/// `status` does.
+pub async fn run(home: &Home, json: bool, args: Join) -> Result<()> {
     if !(1.0..=1000.0).contains(&args.slowdown) {
         bail!("--slowdown is {}; it must be from 1 to 1000", args.slowdown);
     }
@@ -28,5 +29,8 @@ pub async fn run(home: &Home, args: Join) -> Result<()> {
         shutdown: shutdown::token(args.until_stdin_closes),
     };
     opengpu_agent::run(settings).await?;
+    if json {
+        status::run(home, json)?;
+    }
     Ok(())
 }

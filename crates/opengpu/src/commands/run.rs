@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
-use opengpu_protocol::{Client, RunSpec, operator::RunAction, wire::RunView};
-use opengpu_rounds::{Revision, RunId};
+use anyhow::{Context, Result, anyhow, bail};
+use opengpu_protocol::{Client, Download, RunSpec, operator::RunAction, wire::RunView};
+use opengpu_rounds::{Hash, Revision, RunId};
 
 use crate::{
     cli::{RunCommand, RunTarget},
@@ -52,11 +52,10 @@ pub async fn run(home: &Home, json: bool, command: RunCommand) -> Result<()> {
         }
         RunCommand::Export { target, out } => {
             let client = target_client(home, &target)?;
-            let exported = client.export(id(&target)).await?;
             let path = match out {
-                None => exported.path,
+                None => client.export(id(&target), false).await?.path,
                 Some(out) => {
-                    copy_folder(Path::new(&exported.path), &out)?;
+                    download(&client, id(&target), &out, json).await?;
                     out.display().to_string()
                 }
             };
@@ -109,21 +108,45 @@ fn parse_revision(text: &str, live_lineage: u32) -> Result<Revision> {
     Ok(Revision { lineage, number })
 }
 
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-    let entries = std::fs::read_dir(from).with_context(|| {
-        format!(
-            "cannot read {} (is the coordinator on another machine?)",
-            from.display()
-        )
-    })?;
-    for entry in entries {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        std::fs::copy(entry.path(), &target)
-            .with_context(|| format!("cannot write {}", target.display()))?;
+/// Has the coordinator export the newest revision and fetches it, each file verified. The
+/// manifest comes last, so that a folder with it is whole; without it another try goes on.
+async fn download(client: &Client, run: RunId, out: &Path, quiet: bool) -> Result<()> {
+    let manifest = out.join("manifest.json");
+    if manifest.exists() {
+        bail!(
+            "{} holds an export already; choose another folder with --out, or remove that one",
+            out.display()
+        );
     }
+    let exported = client.export(run, true).await?;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let bar = progress::bytes_bar(quiet, exported.files.iter().map(|file| file.bytes).sum());
+    let mut before = 0;
+    for file in &exported.files {
+        let path = out.join(&file.name);
+        if path.parent() != Some(out) {
+            bail!("the coordinator names a file {:?}", file.name);
+        }
+        if path.exists() && hash_of(&path)? != file.blake3 {
+            std::fs::remove_file(&path)
+                .with_context(|| format!("cannot replace {}", path.display()))?;
+        }
+        bar.set_message(file.name.clone());
+        let progress = |done, _| bar.set_position(before + done);
+        let download = Download::new(file.blake3, &path, file.bytes);
+        download.run(client, &progress).await?;
+        before += file.bytes;
+    }
+    bar.finish_and_clear();
     Ok(())
+}
+
+fn hash_of(path: &Path) -> Result<Hash> {
+    let mut hasher = blake3::Hasher::new();
+    std::fs::File::open(path)
+        .and_then(|mut file| std::io::copy(&mut file, &mut hasher))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Hash(*hasher.finalize().as_bytes()))
 }
 
 fn list(runs: &[RunView]) {
@@ -178,6 +201,9 @@ fn print_run(view: &RunView) {
             "held out    revision {}: {:.4} nats per token{bits}",
             evaluation.revision, evaluation.nats_per_token
         );
+    }
+    if let Some(problem) = &view.evaluation_problem {
+        println!("held out    revision {}: {problem}", view.revision);
     }
     let rows: Vec<Vec<String>> = view
         .workers

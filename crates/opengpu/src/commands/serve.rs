@@ -3,6 +3,7 @@
 use std::{
     io::IsTerminal,
     net::{SocketAddr, UdpSocket},
+    path::Path,
     sync::Arc,
 };
 
@@ -13,6 +14,7 @@ use opengpu_portal::Source;
 use opengpu_protocol::wire::RunView;
 use opengpu_rounds::RunId;
 use opengpu_trainer_protocol::TrainerCommand;
+use serde::Deserialize;
 use tokio::sync::watch;
 
 use crate::{
@@ -21,8 +23,44 @@ use crate::{
     shutdown,
 };
 
+/// Where a coordinator listens if nothing is said.
+const LISTEN: &str = "127.0.0.1:8470";
+
+/// The settings file. What the command line says comes first.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    listen: Option<SocketAddr>,
+    database: Option<String>,
+}
+
+impl Config {
+    /// The file that was named, or the home's own if there is one.
+    fn read(home: &Home, named: Option<&Path>) -> Result<Self> {
+        let own = home.config_file();
+        let file = match named {
+            Some(file) => file,
+            None if own.exists() => &own,
+            None => return Ok(Self::default()),
+        };
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read the settings {}", file.display()))?;
+        toml::from_str(&text).with_context(|| {
+            format!(
+                "{} is no valid settings file; it may have `listen` and `database`",
+                file.display()
+            )
+        })
+    }
+}
+
 /// Serves until told to stop.
-pub async fn run(home: &Home, args: Serve) -> Result<()> {
+pub async fn run(home: &Home, json: bool, args: Serve) -> Result<()> {
+    let config = Config::read(home, args.config.as_deref())?;
+    let listen = match args.listen.or(config.listen) {
+        Some(listen) => listen,
+        None => LISTEN.parse()?,
+    };
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     std::fs::create_dir_all(home.logs()).context("cannot make the folder for logs")?;
     let log = home.logs().join("coordinator-trainer.log");
@@ -35,8 +73,8 @@ pub async fn run(home: &Home, args: Serve) -> Result<()> {
     };
     let bound = opengpu_coordinator::serve(ServeSettings {
         home: home.path().to_path_buf(),
-        listen: args.listen,
-        database_url: args.database,
+        listen,
+        database_url: args.database.or(config.database),
         trainer: Some(trainer),
         extra_routes: Some(Box::new(|coordinator| {
             opengpu_portal::router(Arc::new(Runs(coordinator.clone())))
@@ -47,12 +85,19 @@ pub async fn run(home: &Home, args: Serve) -> Result<()> {
     let address = format!("http://{}", reachable(bound.addr));
     std::fs::write(home.address_file(), &address)
         .with_context(|| format!("cannot write {}", home.address_file().display()))?;
-    println!("serving at {address}");
-    println!(
-        "join with: opengpu join http://{} --token {}",
-        from_elsewhere(bound.addr),
+    let elsewhere = from_elsewhere(bound.addr);
+    let join = format!(
+        "opengpu join http://{elsewhere} --token {}",
         join_token(home)?
     );
+    if json {
+        // One line, flushed, for a program that reads along.
+        let told = serde_json::json!({ "address": address, "join": join });
+        println!("{told}");
+    } else {
+        println!("serving at {address}");
+        println!("join with: {join}");
+    }
     let stopped = bound.stopped().await;
     // A leftover address would only mislead; that it is gone already is no problem.
     let _ = std::fs::remove_file(home.address_file());
@@ -120,5 +165,26 @@ impl Source for Runs {
 
     fn stopping(&self) -> BoxFuture<'static, ()> {
         Box::pin(self.0.shutdown_token().cancelled_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_homes_own_settings_are_read_and_a_wrong_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(folder.path())).unwrap();
+        assert!(Config::read(&home, None).unwrap().listen.is_none());
+        std::fs::write(home.config_file(), "listen = \"0.0.0.0:9000\"\n").unwrap();
+        let listen = Config::read(&home, None).unwrap().listen.unwrap();
+        assert_eq!(listen.to_string(), "0.0.0.0:9000");
+        std::fs::write(home.config_file(), "lisen = 1\n").unwrap();
+        let error = format!("{:#}", Config::read(&home, None).unwrap_err());
+        assert!(
+            error.contains("config.toml") && error.contains("lisen"),
+            "{error}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! `opengpu status`: what this machine's agent is doing, from the file that it keeps.
+//! `opengpu status`: what this machine's agent is doing, from the file that it keeps; in the
+//! home of an `up`, what each of its nodes does.
 
 use anyhow::{Result, bail};
 use opengpu_agent::{AgentStatus, DeviceStatus};
@@ -11,13 +12,27 @@ use crate::{
 
 /// Carries out `status`.
 pub fn run(home: &Home, json: bool) -> Result<()> {
-    let Some(status) = opengpu_agent::status(home.path())? else {
+    if let Some(status) = opengpu_agent::status(home.path())? {
+        return show(json, &status, print);
+    }
+    let local = home.local_nodes().map(|node| opengpu_agent::status(&node));
+    let local: Vec<AgentStatus> = local
+        .filter_map(Result::transpose)
+        .collect::<Result<_, _>>()?;
+    if local.is_empty() {
         bail!(
             "no agent has run in {}; start one with `opengpu join URL`, or name its home with --home",
             home.path().display()
         );
-    };
-    show(json, &status, print)
+    }
+    show(json, &local, |local| {
+        for (index, status) in local.iter().enumerate() {
+            if index > 0 {
+                println!("\n");
+            }
+            print(status);
+        }
+    })
 }
 
 fn print(status: &AgentStatus) {

@@ -1,6 +1,9 @@
 //! `opengpu up`: everything on this machine, from nothing to an exported model.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use opengpu_protocol::{Client, operator::SampleRequest, wire::RunView};
@@ -26,6 +29,9 @@ use crate::{
 /// Held-out text that is also given to `xz`, at most: more would only cost time.
 const YARDSTICK_BYTES: usize = 16 << 20;
 
+/// How often the processes are looked after once the run is over.
+const LOOK_AFTER_PROCESSES: Duration = Duration::from_secs(1);
+
 /// How a sample starts, and how long it is.
 const PROMPT: &str = "\n";
 const SAMPLE_TOKENS: usize = 80;
@@ -49,14 +55,22 @@ pub async fn run(home: &Home, json: bool, args: Up) -> Result<()> {
     // A file that is not there is told of before anything starts; what is in it, meanwhile.
     let data = Data::choose(home, &args)?;
     let mut fleet = Fleet::start(home, args.listen).await?;
+    let mut stopped = false;
     let result = tokio::select! {
         result = drive(home, json, &args, &preset, data, &mut fleet) => result,
         _ = crate::shutdown::requested() => {
             say("\nstopping; `opengpu up` with the same home goes on from here".into());
+            stopped = true;
             Ok(())
         }
     };
     fleet.stop().await?;
+    if stopped && json {
+        println!(
+            "{}",
+            serde_json::json!({ "stopped": true, "home": home.path() })
+        );
+    }
     result
 }
 
@@ -92,22 +106,41 @@ async fn drive(
         }
     };
     let run = state.run;
-    let first_sample = async {
-        if state.sample_before.is_none() {
-            state.sample_before = Some(sample(&client, run).await?);
-            state.write(home.path())?;
-        }
-        anyhow::Ok(())
-    };
+    let complete = complete(home, &client, &mut state);
     let follow = progress::follow(&client, run, json, || fleet.check());
-    let ((), view) = tokio::try_join!(first_sample, follow)?;
+    let ((), view) = tokio::try_join!(complete, follow)?;
     let outcome = conclude(&client, &state, view, page.clone(), started).await?;
     show(json, &outcome, Outcome::print)?;
     if !args.exit {
         if !json {
             println!("\nserving on at {page}; Ctrl-C stops");
         }
-        std::future::pending::<()>().await;
+        loop {
+            tokio::time::sleep(LOOK_AFTER_PROCESSES).await;
+            fleet.check()?;
+        }
+    }
+    Ok(())
+}
+
+/// Fills in what is told at the end and must not delay the beginning: the untrained model's
+/// sample, and what `xz` makes of the held-out text.
+async fn complete(home: &Home, client: &Client, state: &mut UpState) -> Result<()> {
+    if state.sample_before.is_none() {
+        state.sample_before = Some(sample(client, state.run).await?);
+        state.write(home.path())?;
+    }
+    if state.xz_bits_per_byte.is_none() {
+        let files = state.data.clone();
+        let yardstick = tokio::task::spawn_blocking(move || {
+            xz_bits_per_byte(&opengpu_dataset::held_out_text(&files, YARDSTICK_BYTES)?)
+        });
+        match yardstick.await? {
+            Ok(bits) => state.xz_bits_per_byte = Some(bits),
+            // The text may be gone by now; the run does not need it any more.
+            Err(error) => tracing::warn!("xz has nothing to compress: {error:#}"),
+        }
+        state.write(home.path())?;
     }
     Ok(())
 }
@@ -131,10 +164,6 @@ async fn begin(
     data: Data,
     client: &Client,
 ) -> Result<UpState> {
-    let files = data.files.clone();
-    let xz = tokio::task::spawn_blocking(move || {
-        xz_bits_per_byte(&opengpu_dataset::held_out_text(&files, YARDSTICK_BYTES)?)
-    });
     let prepared = dataset::prepare(home, data.files.clone(), preset.vocab_size, json).await?;
     let batch = InnerSettings::default().batch_sequences;
     prepared.check_model(preset.max_position_embeddings, batch)?;
@@ -142,17 +171,24 @@ async fn begin(
         &dataset.name
     });
     dataset::upload(client, &name, &prepared).await?;
-    dataset::clear_staging(home)?;
+    drop(prepared);
     let base = format!("{}-{}", data.name, args.preset);
     let run_name = free_name(&base, &client.runs().await?, |run| &run.spec.name);
-    let spec = local_run(run_name, name, &args.preset, args.nodes, args.rounds);
+    let spec = local_run(
+        run_name,
+        name,
+        &args.preset,
+        preset,
+        args.nodes,
+        args.rounds,
+    );
     // Nothing slow between the run and the note of it: the next `up` could not go on with it.
-    let xz_bits_per_byte = xz.await??;
     let view = run::submit(client, &spec).await?;
     let state = UpState {
         run: view.run,
         nodes: args.nodes,
-        xz_bits_per_byte,
+        data: data.absolute()?,
+        xz_bits_per_byte: None,
         sample_before: None,
     };
     state.write(home.path())?;
@@ -186,7 +222,7 @@ async fn conclude(
     started: Instant,
 ) -> Result<Outcome> {
     let sample_after = sample(client, state.run).await?;
-    let export = client.export(state.run).await?.path;
+    let export = client.export(state.run, false).await?.path;
     // Taken again: the nodes apply the last merge after the run has ended.
     let view = settled(client, view).await?;
     Ok(Outcome {
@@ -197,6 +233,7 @@ async fn conclude(
         download_bytes: view.download_bytes,
         held_out_before: evaluation_of(&view, 0),
         held_out_after: evaluation_of(&view, view.revision.number),
+        held_out_problem: view.evaluation_problem.clone(),
         xz_bits_per_byte: state.xz_bits_per_byte,
         sample_before: state.sample_before.clone().unwrap_or_default(),
         sample_after,
@@ -223,7 +260,7 @@ async fn settled(client: &Client, mut view: RunView) -> Result<RunView> {
         if view.workers.iter().all(agree) {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         view = client.run(view.run).await?;
     }
     Ok(view)
@@ -236,6 +273,12 @@ struct Data {
 }
 
 impl Data {
+    /// The files by names that hold wherever the next `up` is started.
+    fn absolute(&self) -> Result<Vec<PathBuf>> {
+        let absolute = |file: &PathBuf| Ok(std::path::absolute(file)?);
+        self.files.iter().map(absolute).collect()
+    }
+
     fn choose(home: &Home, args: &Up) -> Result<Self> {
         if args.data.is_empty() {
             return Ok(Self {

@@ -12,6 +12,9 @@ use crate::home::Home;
 /// How long a child may take to stop by itself.
 const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
+/// Bytes of a log that is put aside at the next start.
+const LONGEST_LOG: u64 = 16 << 20;
+
 /// A child process of `up`.
 pub struct Process {
     name: String,
@@ -33,6 +36,11 @@ impl Process {
         std::fs::create_dir_all(&logs)
             .with_context(|| format!("cannot make the folder {}", logs.display()))?;
         let log = logs.join(format!("{name}.log"));
+        // So that many starts on one home do not fill a disk.
+        if std::fs::metadata(&log).is_ok_and(|log| log.len() > LONGEST_LOG) {
+            std::fs::rename(&log, logs.join(format!("{name}.log.old")))
+                .with_context(|| format!("cannot put the log {} aside", log.display()))?;
+        }
         let file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)

@@ -130,13 +130,10 @@ impl Fleet {
 async fn wait_until_free(home: &Home) -> Result<()> {
     let started = std::time::Instant::now();
     let mut locks = vec![home.path().join("serve.lock")];
-    for index in 1.. {
-        let folder = home.local_node(index);
-        if !folder.exists() {
-            break;
-        }
-        locks.push(folder.join("node").join("lock"));
-    }
+    locks.extend(
+        home.local_nodes()
+            .map(|node| node.join("node").join("lock")),
+    );
     while let Some(held) = locks.iter().find(|lock| is_held(lock)) {
         if started.elapsed() > FAREWELL_PATIENCE {
             bail!(

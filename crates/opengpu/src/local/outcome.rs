@@ -16,8 +16,10 @@ pub struct Outcome {
     pub download_bytes: u64,
     pub held_out_before: Option<Evaluation>,
     pub held_out_after: Option<Evaluation>,
-    /// `xz -9e` on the held-out text alone.
-    pub xz_bits_per_byte: f64,
+    /// Why there is none of the last weights, if it could not be measured.
+    pub held_out_problem: Option<String>,
+    /// `xz -9e` on the held-out text alone; None if the text is gone.
+    pub xz_bits_per_byte: Option<f64>,
     pub sample_before: String,
     pub sample_after: String,
     pub digest: Hash,
@@ -67,10 +69,12 @@ impl Outcome {
         };
         row("before", &self.held_out_before);
         row("after", &self.held_out_after);
-        println!(
-            "  {:<34}{:>14}{:>16.3}",
-            "xz -9e", "", self.xz_bits_per_byte
-        );
+        if let Some(problem) = &self.held_out_problem {
+            println!("  {:<34}{problem}", "after");
+        }
+        if let Some(bits) = self.xz_bits_per_byte {
+            println!("  {:<34}{:>14}{bits:>16.3}", "xz -9e", "");
+        }
         println!();
         println!("sample before: {}", quoted(&self.sample_before));
         println!("sample after:  {}", quoted(&self.sample_after));

@@ -2,11 +2,19 @@
 
 use opengpu_protocol::{RunSpec, SyncSettings};
 use opengpu_rounds::RoundSettings;
-use opengpu_trainer_protocol::InnerSettings;
+use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
 
-/// How long one round trains. Long against what a round costs besides (about 0.3 s), short
-/// enough that a newcomer sees rounds go by.
-const ROUND_MS: u64 = 6_000;
+/// The shortest time that a round trains. Long against what a round costs besides (about
+/// 0.3 s), short enough that a newcomer sees rounds go by.
+const SHORTEST_ROUND_MS: u64 = 6_000;
+
+/// Blocks that fit into a round at least: with fewer, what a round costs besides would weigh
+/// too much, and a machine somewhat slower than thought would finish none.
+const BLOCKS_A_ROUND: f64 = 8.0;
+
+/// Floating-point operations a second that a core is trusted with before anyone measured it.
+/// A faster one gets more blocks, not shorter rounds.
+const SLOW_CORE: f64 = 30e9;
 
 /// Rounds that fit in a little under five minutes.
 const DEFAULT_ROUNDS: u64 = 45;
@@ -16,10 +24,13 @@ pub fn local_run(
     name: String,
     dataset: String,
     preset: &str,
+    model: &ModelConfig,
     nodes: u32,
     rounds: Option<u64>,
 ) -> RunSpec {
     let inner = InnerSettings::default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let duration_ms = round_ms(model, inner.batch_sequences, nodes, cores);
     RunSpec {
         name,
         dataset,
@@ -33,8 +44,8 @@ pub fn local_run(
             max_workers: nodes,
             // One silent machine of several must not hold a round up.
             quorum: nodes.div_ceil(2),
-            duration_ms: ROUND_MS,
-            grace_ms: ROUND_MS / 2,
+            duration_ms,
+            grace_ms: duration_ms / 2,
             forming_ms: 0,
             max_blocks: 10_000,
             stretch: 1.25,
@@ -44,5 +55,29 @@ pub fn local_run(
         sync: SyncSettings::default(),
         evaluate_every: 5,
         checkpoint_every: 10,
+    }
+}
+
+/// How long a round trains, so that enough blocks of `batch` sequences fit into it on cores that
+/// are shared by `nodes` trainers. A token costs about six operations a parameter (forward and
+/// backward).
+fn round_ms(model: &ModelConfig, batch: usize, nodes: u32, cores: usize) -> u64 {
+    let tokens = batch * model.max_position_embeddings;
+    let operations = 6.0 * model.parameters() as f64 * tokens as f64;
+    let speed = SLOW_CORE * (cores as f64 / f64::from(nodes)).max(0.05);
+    let needed = BLOCKS_A_ROUND * operations / speed * 1000.0;
+    (needed as u64).max(SHORTEST_ROUND_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_larger_model_has_longer_rounds_and_the_default_the_shortest() {
+        let ms = |preset, nodes| round_ms(&ModelConfig::preset(preset).unwrap(), 8, nodes, 2);
+        assert_eq!(ms("nano", 3), SHORTEST_ROUND_MS);
+        assert!(ms("micro", 3) < ms("mini", 3));
+        assert!(ms("mini", 3) < ms("mini", 6));
     }
 }

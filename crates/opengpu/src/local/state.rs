@@ -1,20 +1,23 @@
 //! What `up` remembers about its run between two starts on the same home.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use opengpu_rounds::RunId;
 use serde::{Deserialize, Serialize};
 
-/// Written when the run is created, completed when its first sample is there.
+/// Written when the run is created; what takes longer is filled in later.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UpState {
     /// The run in progress.
     pub run: RunId,
     /// Local nodes that the run was made for.
     pub nodes: u32,
+    /// The text that it trains on.
+    #[serde(default)]
+    pub data: Vec<PathBuf>,
     /// What `xz -9e` makes of the held-out text.
-    pub xz_bits_per_byte: f64,
+    pub xz_bits_per_byte: Option<f64>,
     /// Text sampled from the untrained model.
     pub sample_before: Option<String>,
 }

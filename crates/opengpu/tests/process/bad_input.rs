@@ -1,8 +1,13 @@
 //! What a user gets wrong is answered with what is wrong, where, and what mends it.
 
-use std::{net::TcpListener, path::Path, process::Command};
+use std::{
+    net::TcpListener,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
-use crate::cluster::OPENGPU;
+use crate::cluster::{Guarded, OPENGPU, give_back_shared_memory};
 
 /// Runs `up` with `arguments`, which must fail, and returns its standard error.
 fn refused(home: &Path, arguments: &[&str]) -> String {
@@ -86,17 +91,100 @@ fn a_taken_port_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let output = Command::new(OPENGPU)
-        .args(["serve", "--listen", &address.to_string(), "--home"])
+    // Whoever serves is told, and in the same words whoever started an `up`.
+    for command in [&["serve"][..], &["up", "--exit"]] {
+        let output = Command::new(OPENGPU)
+            .args(command)
+            .args(["--listen", &address.to_string(), "--home"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            error.contains(&address.port().to_string()) && error.contains("--listen"),
+            "{error}"
+        );
+    }
+    give_back_shared_memory(folder.path());
+}
+
+#[test]
+fn a_home_in_use_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let serve = Command::new(OPENGPU)
+        .args(["serve", "--listen", "127.0.0.1:0", "--home"])
         .arg(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let _serve = Guarded(serve.unwrap());
+    let started = Instant::now();
+    while !folder.path().join("address").exists() {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "it never served"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let error = refused(folder.path(), &[]);
+    assert!(
+        error.contains("in use") && error.contains("--home"),
+        "{error}"
+    );
+    give_back_shared_memory(folder.path());
+}
+
+/// A home on a disk of one MiB. The mount is seen by this command alone.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_named_with_what_mends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=1m none {home} && exec {OPENGPU} up --exit --listen 127.0.0.1:0 --home {home}",
+        home = home.display()
+    );
+    let own_mounts: &[&str] = match is_root() {
+        true => &["unshare", "--mount"],
+        // Whoever may not mount may do so as root of a user namespace of its own, or by sudo.
+        false if may_unshare() => &["unshare", "--map-root-user", "--mount"],
+        false => &["sudo", "-n", "unshare", "--mount"],
+    };
+    let output = Command::new(own_mounts[0])
+        .args(&own_mounts[1..])
+        .args(["sh", "-c", &script])
         .output()
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(
-        error.contains(&address.port().to_string()) && error.contains("--listen"),
+        error.contains("No space left") && error.contains("room"),
         "{error}"
     );
+}
+
+#[cfg(target_os = "linux")]
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().unwrap();
+    id.stdout.trim_ascii() == b"0"
+}
+
+#[cfg(target_os = "linux")]
+fn may_unshare() -> bool {
+    let probe = Command::new("unshare")
+        .args([
+            "--map-root-user",
+            "--mount",
+            "mount",
+            "-t",
+            "tmpfs",
+            "none",
+            "/mnt",
+        ])
+        .output();
+    probe.is_ok_and(|probe| probe.status.success())
 }
 
 #[test]

@@ -63,6 +63,27 @@ impl Guarded {
     }
 }
 
+/// The trainer child of an agent or a coordinator, if it has one at the moment.
+pub fn trainer_of(process: &Guarded) -> Option<u32> {
+    let owner = process.0.id().to_string();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.into_iter().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // The parent is the second field after the name, which may hold spaces.
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+        (parent == owner).then_some(pid)
+    })
+}
+
+/// Sends a signal; false if there is no such process.
+pub fn signal(pid: u32, name: &str) -> bool {
+    let kill = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .status();
+    kill.unwrap().success()
+}
+
 /// Processes that were killed could not give back their shared memory.
 impl Drop for Cluster {
     fn drop(&mut self) {

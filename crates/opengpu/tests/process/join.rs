@@ -1,6 +1,6 @@
 //! `serve` and three `join` on homes of their own, and a run from a run file.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use opengpu_protocol::{RunSpec, operator::RunAction};
 use opengpu_rounds::{AssignmentId, Event, EventKind};
@@ -33,7 +33,16 @@ async fn serve_and_three_joins_train_a_submitted_run_to_its_end() {
         &["run", "export", &run.to_string(), "--json", "--url", &url],
     );
     let exported: serde_json::Value = serde_json::from_str(&exported).unwrap();
-    let folder = exported["path"].as_str().unwrap();
+    let kept = Path::new(exported["path"].as_str().unwrap());
+    // The same folder, as somebody on another machine gets it.
+    let fetched = cluster.folder.path().join("fetched");
+    let folder = fetched.to_str().unwrap();
+    let arguments = ["run", "export", "1", "--url", &url, "--out", folder];
+    opengpu(&cluster.home(), &arguments);
+    for file in ["model.safetensors", "config.json", "manifest.json"] {
+        let bytes = |folder: &Path| std::fs::read(folder.join(file)).unwrap();
+        assert_eq!(bytes(kept), bytes(&fetched), "{file}");
+    }
     let text = opengpu(
         &cluster.home(),
         &[

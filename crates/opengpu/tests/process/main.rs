@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod cluster;
+mod faults;
 mod invariants;
 mod join;
 mod kill;

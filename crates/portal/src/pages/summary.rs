@@ -187,6 +187,7 @@ fn held_out(view: &RunView) -> Tile {
         None => "–".into(),
     };
     let note = match (first, view.evaluations.len()) {
+        _ if view.evaluation_problem.is_some() => "could not be measured".into(),
         (_, 0) | (None, _) => "not evaluated yet".into(),
         (Some(_), 1) => "before training".into(),
         (Some((bits, _)), _) => format!("{} at the start", humanize::significant(bits)),

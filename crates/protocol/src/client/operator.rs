@@ -61,9 +61,10 @@ impl Client {
             .await
     }
 
-    /// `POST /v1/runs/{run}/export`.
-    pub async fn export(&self, run: RunId) -> Result<Exported, ClientError> {
-        let path = format!("/v1/runs/{run}/export");
+    /// `POST /v1/runs/{run}/export`. With `download` the files can be fetched as blobs for
+    /// a while.
+    pub async fn export(&self, run: RunId, download: bool) -> Result<Exported, ClientError> {
+        let path = format!("/v1/runs/{run}/export?download={download}");
         let call = Call {
             method: Method::POST,
             ..Call::get(format!("export run {run}"), path)
