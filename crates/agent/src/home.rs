@@ -67,8 +67,12 @@ impl NodeHome {
         &self.folder
     }
 
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.folder.join("blobs")
+    }
+
     pub(crate) fn blob(&self, hash: opengpu_rounds::Hash) -> PathBuf {
-        self.folder.join("blobs").join(hash.to_string())
+        self.blobs().join(hash.to_string())
     }
 
     pub(crate) fn journal(&self, device: u32) -> PathBuf {

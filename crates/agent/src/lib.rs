@@ -159,6 +159,7 @@ async fn work(
     let writer = tokio::spawn(writer);
 
     let ended = tokio::select! {
+        biased;
         () = shutdown.cancelled() => Ok(()),
         error = connection::hold(client.clone(), enrolment.node, line, board.clone()) => Err(error),
         Some(ended) = devices.join_next() => Err(AgentError::Device {

@@ -266,7 +266,9 @@ async fn open_runs(coordinator: &Coordinator) -> anyhow::Result<()> {
     let mut opened_runs = Vec::new();
     for record in coordinator.store().runs().await? {
         let id = record.id;
-        let opened = open(coordinator.store(), id).await?;
+        let opened = open(coordinator.store(), id)
+            .await
+            .with_context(|| format!("opening run {id}; nothing was changed"))?;
         coordinator.clock().raise(opened.state.last_event_ms());
         let ownership = (opened.epoch, opened.head, opened.snapshot);
         let (run, mailbox) = LiveRun::new(id, record.spec, record.dataset, opened.state)?;

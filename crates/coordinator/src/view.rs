@@ -37,6 +37,7 @@ pub fn run_view(coordinator: &Coordinator, run: &LiveRun) -> RunView {
         dataset: run.dataset.clone(),
         phase: state.phase().as_str().to_owned(),
         explanation: state.explanation(now_ms, &fleet),
+        trouble: run.trouble(),
         round: state.round(),
         revision: state.revision(),
         // All zeros until the first weights are there.

@@ -13,6 +13,7 @@ mod shutdown;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
@@ -23,6 +24,9 @@ use home::Home;
 /// gives back to the kernel each time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How long threads may take that a command has left behind.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -62,11 +66,14 @@ fn start(cli: Cli) -> Result<()> {
         Command::Serve(_) => 4,
         _ => 2,
     };
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()
-        .build()?
-        .block_on(dispatch(cli))
+        .build()?;
+    let ended = runtime.block_on(dispatch(cli));
+    // A thread that still reads standard input must not keep a process that has failed.
+    runtime.shutdown_timeout(LAST_WAIT);
+    ended
 }
 
 async fn dispatch(cli: Cli) -> Result<()> {

@@ -1,12 +1,16 @@
 //! Following a run: a progress bar on a terminal, a line a round elsewhere.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use opengpu_protocol::{
     Client,
-    wire::{Evaluation, RunView},
+    wire::{Activity, Evaluation, RunView},
 };
 use opengpu_rounds::RunId;
 
@@ -14,6 +18,12 @@ use crate::output::{bytes, count};
 
 /// How often the run is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+/// After so many rounds' time without a merge, and this at least, it is told what holds a run up.
+const LONG_ROUNDS: u32 = 3;
+const LONG: Duration = Duration::from_secs(20);
+/// Different troubles that are told: some name numbers that change.
+const MOST_TOLD: usize = 20;
 
 /// Follows a run until it is finished and evaluated, and returns its last view. `check` is
 /// called at each look; its error ends the following.
@@ -62,6 +72,9 @@ struct Reporter {
     quiet: bool,
     rounds_shown: u64,
     phase: String,
+    /// What was told of a run that does not get on.
+    told: BTreeSet<String>,
+    moved: Instant,
 }
 
 impl Reporter {
@@ -78,11 +91,18 @@ impl Reporter {
             quiet,
             rounds_shown: 0,
             phase: String::new(),
+            told: BTreeSet::new(),
+            moved: Instant::now(),
         }
     }
 
     fn look(&mut self, view: &RunView) {
         let line = summary(view);
+        let advanced = view.revision.number > self.rounds_shown;
+        if advanced {
+            self.rounds_shown = view.revision.number;
+            self.moved = Instant::now();
+        }
         if let Some(bar) = &self.bar {
             bar.set_length(view.spec.round.rounds);
             bar.set_position(view.revision.number);
@@ -97,9 +117,33 @@ impl Reporter {
                 println!("{}: {}", view.phase, view.explanation);
                 self.phase.clone_from(&view.phase);
             }
-            if view.revision.number > self.rounds_shown {
-                self.rounds_shown = view.revision.number;
+            if advanced {
                 println!("{line}");
+            }
+        }
+        if !self.quiet {
+            self.tell_trouble(view);
+        }
+    }
+
+    /// What holds the run up, each thing once: what failed at the coordinator, and, if nothing
+    /// was merged for long, what the nodes are busy with.
+    fn tell_trouble(&mut self, view: &RunView) {
+        let mut troubles: Vec<String> = view.trouble.iter().cloned().collect();
+        let long = LONG_ROUNDS * Duration::from_millis(view.spec.round.duration_ms);
+        if self.moved.elapsed() > long.max(LONG) && view.phase != "finished" {
+            for worker in &view.workers {
+                if let Some(Activity::Preparing { what }) = &worker.activity {
+                    troubles.push(format!("{}: {what}", worker.name));
+                }
+            }
+        }
+        for trouble in troubles {
+            if self.told.len() < MOST_TOLD && self.told.insert(trouble.clone()) {
+                match &self.bar {
+                    Some(bar) => bar.println(trouble),
+                    None => println!("{trouble}"),
+                }
             }
         }
     }

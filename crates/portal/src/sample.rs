@@ -73,6 +73,7 @@ pub fn training_run(round: u64) -> RunView {
         dataset: dataset(),
         phase: "training".into(),
         explanation: format!("round {round} trains for another 2 s: 0 of 3 updates are here"),
+        trouble: None,
         round,
         revision,
         digest,

@@ -347,6 +347,9 @@ pub struct RunView {
     pub phase: String,
     /// Why it is in that phase or what it waits for, for a person.
     pub explanation: String,
+    /// What of the coordinator's own work for the run failed and is tried again.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// Round in progress, or the number of rounds done.
     pub round: u64,
     /// Newest revision.

@@ -20,7 +20,7 @@ use crate::journal::{Entry, Journal, payload};
 
 /// How long a sent update waits for a verdict in the plan before it is asked for.
 const ASK_AFTER: Duration = Duration::from_secs(10);
-/// Refusals that a coordinator's fresh start explains are believed after so many attempts.
+/// Refusals that may pass by themselves are believed after so many attempts.
 const EARLY_ATTEMPTS: u32 = 8;
 /// Verdicts shown in the status.
 const SHOWN: usize = 16;
@@ -189,7 +189,8 @@ async fn ask_for_verdict(client: &Client, entry: &Entry, attempts: u32) -> Answe
 fn is_early(error: &ClientError) -> bool {
     matches!(
         error.code(),
-        Some("unknown_worker" | "not_in_run" | "payload_missing")
+        // New error feedback is taken note of once in a round's length.
+        Some("unknown_worker" | "payload_missing" | "wrong_feedback")
     )
 }
 
@@ -308,7 +309,7 @@ impl Device {
         self.outbox.start_due(&self.journal);
     }
 
-    async fn carry_out_verdict(&mut self, run: RunId, verdict: Verdict) {
+    pub(super) async fn carry_out_verdict(&mut self, run: RunId, verdict: Verdict) {
         let assignment = verdict.assignment;
         let Some(entry) = self.journal.get(run, assignment).cloned() else {
             return;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use opengpu_protocol::Download;
-use opengpu_protocol::wire::{CheckpointRef, MergeRef};
+use opengpu_protocol::wire::{CheckpointRef, MergeRef, Outcome, Verdict};
 use opengpu_rounds::{Hash, Revision};
 
 use super::Device;
@@ -26,6 +26,13 @@ impl Device {
             job.mirror.clear()?;
         } else if self.job()?.revision.is_none() {
             self.take_up_what_is_here(to.lineage).await?;
+        }
+        let ahead = self.job()?.revision.filter(|held| {
+            let same = held.lineage == to.lineage;
+            same && held.number > to.number
+        });
+        if ahead.is_some() {
+            self.forget_what_never_was(to).await;
         }
         self.follow(to).await?;
         if let (Some(disputed), Some(digest)) = (disputed, self.job()?.digest) {
@@ -67,6 +74,29 @@ impl Device {
             job.digest = Some(digest);
         }
         Ok(())
+    }
+
+    /// The coordinator was restored from a backup and will give its later assignments out again
+    /// under the same numbers: what was done under them says nothing of the new ones.
+    async fn forget_what_never_was(&mut self, to: Revision) {
+        let Some(run) = self.job.as_ref().map(|job| job.run) else {
+            return;
+        };
+        let later = |entry: &&crate::journal::Entry| {
+            entry.run == run && entry.notice.base.number > to.number
+        };
+        let later = self.journal.entries().filter(later);
+        let later: Vec<_> = later.map(|entry| entry.notice.assignment).collect();
+        for assignment in later {
+            let reason = format!("the coordinator went back to revision {to}");
+            let outcome = Outcome::NotMerged { reason };
+            let verdict = Verdict {
+                assignment,
+                outcome,
+            };
+            self.carry_out_verdict(run, verdict).await;
+        }
+        self.given_up.retain(|(of, _)| *of != run);
     }
 
     /// Asks for the way to `to` and goes it.

@@ -17,11 +17,13 @@ use crate::journal::{Entry, Journal};
 
 /// How often progress is told, and the trainer that its time is over.
 const TICK: Duration = Duration::from_secs(2);
-/// A trainer tells how far it is at least after each block. One that is silent for the time of so many is
-/// taken to hang, and is replaced, within these bounds; the longer while nothing is measured.
+/// A trainer tells how far it is at least after each block. One that is silent for the time of
+/// so many, and for so long at least, is taken to hang, and is replaced.
 const SILENT_BLOCKS: f64 = 20.0;
 const LEAST_SILENCE: Duration = Duration::from_secs(20);
-const MOST_SILENCE: Duration = Duration::from_secs(120);
+/// While its speed is not known it may be as slow as so many floating-point operations a second.
+const SLOWEST_DEVICE: f64 = 1e9;
+const LEAST_SILENCE_UNKNOWN: Duration = Duration::from_secs(120);
 
 /// What a trainer says of a finished assignment.
 struct Trained {
@@ -30,12 +32,18 @@ struct Trained {
     seconds: f64,
 }
 
-/// How long a trainer of this speed may be silent while it trains.
-fn longest_silence(blocks_per_second: f64) -> Duration {
-    let blocks = Duration::try_from_secs_f64(SILENT_BLOCKS / blocks_per_second);
-    blocks
-        .unwrap_or(MOST_SILENCE)
-        .clamp(LEAST_SILENCE, MOST_SILENCE)
+/// How long a trainer may be silent while it trains or is measured.
+fn longest_silence(job: &Job, slowdown: f64) -> Duration {
+    if job.blocks_per_second > 0.0 {
+        let blocks = Duration::try_from_secs_f64(SILENT_BLOCKS / job.blocks_per_second);
+        return blocks.unwrap_or(Duration::MAX).max(LEAST_SILENCE);
+    }
+    // A token costs about six operations a parameter, forward and backward; a measurement
+    // trains several blocks before it speaks.
+    let tokens = (job.spec.block_sequences * job.model.max_position_embeddings) as f64;
+    let operations = 4.0 * 6.0 * job.layout.len() as f64 * tokens;
+    let block = Duration::try_from_secs_f64(operations * slowdown / SLOWEST_DEVICE);
+    block.unwrap_or(Duration::MAX).max(LEAST_SILENCE_UNKNOWN)
 }
 
 impl Device {
@@ -65,12 +73,18 @@ impl Device {
     /// Measures the speed.
     pub(super) async fn calibrate(&mut self) -> anyhow::Result<()> {
         self.prepare("measuring the speed");
-        let block_sequences = self.job()?.spec.block_sequences;
-        match self.ask(RequestBody::Calibrate { block_sequences }).await? {
+        let slowdown = self.settings.slowdown.max(1.0);
+        let job = self.job()?;
+        let (block_sequences, silence) = (job.spec.block_sequences, longest_silence(job, slowdown));
+        let process = self.trainer.process().context("the trainer is gone")?;
+        let request = RequestBody::Calibrate { block_sequences };
+        let answer = process.ask(request, silence, |_| ()).await;
+        drop(process);
+        let answer = answer.inspect_err(|error| self.trainer.note(error))?;
+        match answer {
             ReplyBody::Calibrated {
                 blocks_per_second, ..
             } => {
-                let slowdown = self.settings.slowdown.max(1.0);
                 self.job()?.blocks_per_second = (blocks_per_second / slowdown).max(1e-6);
                 tracing::info!(device = self.number, blocks_per_second, "calibrated");
                 Ok(())
@@ -107,7 +121,7 @@ impl Device {
         // last update of a round.
         let block = Duration::try_from_secs_f64(1.0 / job.blocks_per_second).unwrap_or_default();
         let finish_at = deadline.checked_sub(block).unwrap_or(deadline);
-        let silence = longest_silence(job.blocks_per_second);
+        let silence = longest_silence(job, slowdown);
         // Made here, so that its space is there and stays ours; the trainer writes it.
         let out = folder
             .create(&name, job.layout.len() as u64 * 4)?

@@ -152,7 +152,10 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
     let (hash, body) = match gate.body {
         // A payload's address names its hash, so that the signature is checked before a byte
         // of it is read. The handler sees that the bytes are those.
-        BodyRule::Payload => (hash_in(parts.uri.path())?, body),
+        BodyRule::Payload => {
+            let hash = hash_in(parts.uri.path()).map_err(IntoResponse::into_response)?;
+            (hash, body)
+        }
         _ => {
             let held = hold(gate, &mut parts, body).await?;
             (Hash::of(&held), Body::empty())
@@ -172,11 +175,9 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
 }
 
 /// The hash that ends `/v1/runs/{run}/payloads/{hash}`.
-fn hash_in(path: &str) -> Result<Hash, Response> {
+fn hash_in(path: &str) -> Result<Hash, ApiError> {
     let hash = path.rsplit('/').next().and_then(|hash| hash.parse().ok());
-    hash.ok_or_else(|| {
-        ApiError::not_found("bad_path", "the address does not end in a hash").into_response()
-    })
+    hash.ok_or_else(|| ApiError::not_found("bad_path", "the address does not end in a hash"))
 }
 
 /// Reads the body up to the limit of its address and keeps it with the request.

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::body::Body;
 use futures::{StreamExt, TryStreamExt};
@@ -22,6 +23,11 @@ use crate::driver::LiveRun;
 
 /// Different payloads that a node may send for each lease that it holds, and how many at once.
 const PAYLOADS_PER_LEASE: usize = 4;
+/// Bytes a second at which the largest body allowed must arrive at least: one that is held back
+/// for ever would keep its connection and its place on the disk.
+const SLOWEST: u64 = 4096;
+/// Longest wait for the next piece of a body that nobody wants.
+const DRAIN_STALL: Duration = Duration::from_secs(5);
 /// Payloads that are checked, and in memory for it, at once.
 const CHECKED_AT_ONCE: usize = 2;
 
@@ -32,6 +38,11 @@ pub async fn store(
     body: Body,
     max_bytes: u64,
 ) -> ApiResult<()> {
+    let blobs = coordinator.blobs();
+    if blobs.touch(hash).await.map_err(anyhow::Error::from)? {
+        drain(body, max_bytes).await;
+        return Ok(());
+    }
     let received = coordinator.clone();
     let stream = body.into_data_stream().map_err(std::io::Error::other);
     // A sender that stalls holds nothing for long.
@@ -41,8 +52,15 @@ pub async fn store(
         received.metrics().received_bytes.inc_by(piece.len() as u64);
         Ok::<_, std::io::Error>(piece)
     });
-    let blobs = coordinator.blobs();
-    match blobs.put_named(hash, stream, max_bytes).await {
+    let whole = STALL + Duration::from_secs(max_bytes / SLOWEST);
+    let stored = tokio::time::timeout(whole, blobs.put_named(hash, stream, max_bytes));
+    let Ok(stored) = stored.await else {
+        return Err(ApiError::bad_request(
+            "stalled",
+            format!("the bytes took longer than {} s", whole.as_secs()),
+        ));
+    };
+    match stored {
         Ok(_) => Ok(()),
         Err(PutError::TooLarge { max_bytes }) => Err(ApiError::too_large(max_bytes)),
         Err(error @ PutError::Mismatch { .. }) => {
@@ -52,6 +70,18 @@ pub async fn store(
             Err(ApiError::bad_request("broken_body", error.to_string()))
         }
         Err(error) => Err(ApiError::fault(&error.into())),
+    }
+}
+
+/// Reads a body for nothing, so that its sender gets to hear an answer that was known before:
+/// a connection is closed on whoever still sends.
+pub async fn drain(body: Body, max_bytes: u64) {
+    let mut stream = body.into_data_stream();
+    let mut bytes = 0;
+    while bytes <= max_bytes
+        && let Ok(Some(Ok(piece))) = tokio::time::timeout(DRAIN_STALL, stream.next()).await
+    {
+        bytes += piece.len() as u64;
     }
 }
 
@@ -105,8 +135,10 @@ pub struct Quotas(Mutex<HashMap<NodeId, Sent>>);
 
 #[derive(Debug)]
 struct Sent {
-    /// The newest lease it held when it sent.
+    /// The newest lease that it held so far.
     newest: AssignmentId,
+    /// Most leases that it held at once since it got that one.
+    leases: usize,
     /// What it sent since then.
     payloads: Vec<Hash>,
     under_way: usize,
@@ -132,24 +164,27 @@ impl Quotas {
                 format!("node {node} holds no assignment that an update could be sent for"),
             ));
         };
-        let allowed = PAYLOADS_PER_LEASE * leases.len();
         let mut nodes = self.lock();
         let sent = nodes.entry(node).or_insert(Sent {
             newest,
+            leases: 0,
             payloads: Vec::new(),
             under_way: 0,
         });
-        if sent.newest != newest {
+        // Leases end in any order, and what was sent for one must not count against the others.
+        if sent.newest < newest {
             sent.newest = newest;
+            sent.leases = 0;
             sent.payloads.clear();
         }
+        sent.leases = sent.leases.max(leases.len());
+        let allowed = PAYLOADS_PER_LEASE * sent.leases;
         let known = sent.payloads.contains(&payload);
         if sent.under_way >= allowed || (!known && sent.payloads.len() >= allowed) {
             return Err(ApiError::too_many(format!(
-                "node {node} sent {} different payloads for {} open assignments, and {} are \
-                 under way",
+                "node {node} sent {} different payloads for {} assignments, and {} are under way",
                 sent.payloads.len(),
-                leases.len(),
+                sent.leases,
                 sent.under_way
             )));
         }
@@ -175,6 +210,7 @@ impl Drop for UnderWay<'_> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use opengpu_rounds::{Event, EventKind, Revision, WorkerId};
 
     use super::*;
@@ -245,6 +281,24 @@ mod tests {
         assert_eq!(send(&run, 0), Ok(()), "the same one again");
         assigned(&mut run, 1);
         assert_eq!(send(&run, 99), Ok(()));
+    }
+
+    #[test]
+    fn what_was_sent_for_leases_that_ended_does_not_count_against_the_last() {
+        let (quotas, mut run) = (Quotas::default(), run());
+        let devices = 3 * PAYLOADS_PER_LEASE as u64;
+        (0..devices).for_each(|assignment| assigned(&mut run, assignment));
+        for assignment in 0..devices {
+            let payload = Hash([assignment as u8; 32]);
+            assert!(quotas.begin(&run, NODE, payload).is_ok(), "{assignment}");
+            run.fold(&Event {
+                at_ms: 0,
+                kind: EventKind::LeaseReturned {
+                    assignment: AssignmentId(assignment),
+                    reason: "done".into(),
+                },
+            });
+        }
     }
 
     #[test]

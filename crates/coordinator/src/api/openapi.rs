@@ -55,7 +55,11 @@ fn operation(endpoint: &Endpoint) -> Value {
             json!({ "name": name, "in": "path", "required": true, "schema": schema })
         });
     let in_query = endpoint.query.iter().map(|name| {
-        json!({ "name": name, "in": "query", "required": false, "schema": { "type": "integer" } })
+        let kind = match *name {
+            "download" => "boolean",
+            _ => "integer",
+        };
+        json!({ "name": name, "in": "query", "required": false, "schema": { "type": kind } })
     });
     let parameters: Vec<Value> = in_path.chain(in_query).collect();
     let error = json!({ "$ref": "#/components/schemas/ErrorBody" });

@@ -297,6 +297,7 @@ fn run_view() -> RunView {
         dataset: dataset(),
         phase: "training".into(),
         explanation: "round 3 trains for another 12 s".into(),
+        trouble: Some("merging failed and is tried again: no space left on device".into()),
         round: 3,
         revision: REVISION,
         digest: HASH,
@@ -310,7 +311,7 @@ fn run_view() -> RunView {
             nats_per_token: 3.25,
             bits_per_byte: Some(2.25),
         }],
-        evaluation_problem: None,
+        evaluation_problem: Some("the loss is NaN: the model has diverged".into()),
         workers: vec![WorkerView {
             worker: WorkerId(1),
             node: NodeId(1),

@@ -10,7 +10,7 @@ use opengpu_rounds::{AssignmentId, Hash, Input, NodeId, RunId};
 use super::error::{ApiError, ApiResult};
 use super::extract::{Parsed, Segments, SignedNode};
 use super::gate::declared_length;
-use super::intake::store;
+use super::intake::{drain, store};
 use super::runs::find;
 use super::workers::check;
 use crate::Coordinator;
@@ -32,12 +32,19 @@ pub async fn payload(
             format!("run {} is over and takes no more updates", run.id),
         ));
     }
-    let _under_way = run.quotas().begin(&run.state(), node, hash)?;
     let limit = run.payload_limit() as u64;
     let (parts, body) = request.into_parts();
     if declared_length(&parts.headers).is_some_and(|bytes| bytes > limit) {
         return Err(ApiError::too_large(limit));
     }
+    let begun = run.quotas().begin(&run.state(), node, hash);
+    let _under_way = match begun {
+        Ok(under_way) => under_way,
+        Err(refusal) => {
+            drain(body, limit).await;
+            return Err(refusal);
+        }
+    };
     tracing::info!(run = %run.id, %node, %hash, "payload begins");
     store(&coordinator, hash, body, limit).await?;
     coordinator

@@ -17,6 +17,9 @@ use super::workshop::{Done, Failed, Job, Recipe};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 
+/// Attempts at a copy of the weights for an evaluation.
+const COPIES: u32 = 5;
+
 /// Work in flight for one run.
 pub struct Effects {
     jobs: mpsc::Sender<Job>,
@@ -25,6 +28,10 @@ pub struct Effects {
     checkpoint: bool,
     asked: BTreeSet<Due>,
     copying: Option<(Due, oneshot::Receiver<anyhow::Result<WeightsFile>>)>,
+    failed_copies: u32,
+    copy_not_before: Option<Instant>,
+    /// What failed last, for which nothing is started before then.
+    failing: Option<Failed>,
     pause: Duration,
     not_before: Option<Instant>,
 }
@@ -39,6 +46,9 @@ impl Effects {
             checkpoint: false,
             asked: BTreeSet::new(),
             copying: None,
+            failed_copies: 0,
+            copy_not_before: None,
+            failing: None,
             pause: FIRST_PAUSE,
             not_before: None,
         }
@@ -107,7 +117,7 @@ impl Effects {
                 digest,
                 factors,
             } => {
-                self.pause = FIRST_PAUSE;
+                self.succeeded(run, Failed::Merge);
                 Some(Input::MergeDone {
                     round,
                     merge,
@@ -118,7 +128,7 @@ impl Effects {
             }
             Done::Unmergeable(reason) => Some(Input::MergeFailed { reason }),
             Done::Checkpointed(checkpoint) => {
-                self.pause = FIRST_PAUSE;
+                self.succeeded(run, Failed::Checkpoint);
                 self.checkpoint = false;
                 Some(Input::CheckpointDone {
                     revision: checkpoint.revision,
@@ -131,27 +141,43 @@ impl Effects {
                     run = %run.id, ?job, error = format!("{error:#}"),
                     again_in_seconds = self.pause.as_secs(), "work for a run failed and will be tried again"
                 );
+                run.set_trouble(Some(format!(
+                    "{} failed and is tried again: {error:#}",
+                    job.what()
+                )));
+                self.failing = Some(job);
                 match job {
                     Failed::Merge => self.merge = None,
                     Failed::Checkpoint => self.checkpoint = false,
                 }
-                self.put_off();
+                self.not_before = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(LAST_PAUSE);
                 None
             }
         }
     }
 
-    /// Starts nothing for a while, and for longer each time.
-    fn put_off(&mut self) {
-        self.not_before = Some(Instant::now() + self.pause);
-        self.pause = (self.pause * 2).min(LAST_PAUSE);
+    /// Ends the trouble with this kind of job; another kind may still fail.
+    fn succeeded(&mut self, run: &LiveRun, job: Failed) {
+        if self.failing == Some(job) {
+            self.failing = None;
+            self.pause = FIRST_PAUSE;
+            run.set_trouble(None);
+        }
     }
 
     fn look_at_evaluations(&mut self, run: &LiveRun, recipe: Option<Recipe>) {
         let (Some(due), Some(recipe)) = (due(run), recipe) else {
             return;
         };
-        if self.copying.is_some() || self.asked.contains(&due) || self.evaluations.capacity() == 0 {
+        let too_soon = self
+            .copy_not_before
+            .is_some_and(|time| Instant::now() < time);
+        if self.copying.is_some()
+            || too_soon
+            || self.asked.contains(&due)
+            || self.evaluations.capacity() == 0
+        {
             return;
         }
         // Older weights than the newest are at hand only as a checkpoint.
@@ -178,6 +204,7 @@ impl Effects {
         match copy.try_recv() {
             Err(oneshot::error::TryRecvError::Empty) => return,
             Ok(Ok(weights)) => {
+                self.failed_copies = 0;
                 let evaluate = Evaluate {
                     run: std::sync::Arc::clone(run),
                     due: *due,
@@ -188,9 +215,15 @@ impl Effects {
                 }
             }
             Ok(Err(error)) => {
-                tracing::warn!(run = %run.id, error = format!("{error:#}"), "no weights for an evaluation; it is tried again");
-                self.asked.remove(due);
-                self.put_off();
+                tracing::warn!(run = %run.id, error = format!("{error:#}"), "no weights for an evaluation");
+                self.failed_copies += 1;
+                if self.failed_copies < COPIES {
+                    self.asked.remove(due);
+                    let pause = FIRST_PAUSE * 2u32.pow(self.failed_copies);
+                    self.copy_not_before = Some(Instant::now() + pause);
+                } else {
+                    run.unmeasured(*due, &error);
+                }
             }
             Err(oneshot::error::TryRecvError::Closed) => {}
         }

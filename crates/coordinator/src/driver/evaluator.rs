@@ -125,7 +125,11 @@ pub async fn measure(
                     run = %run.id, revision = %due.revision, full = due.full,
                     nats_per_token = evaluation.nats_per_token, "held-out loss"
                 );
-                run.losses().evaluations.insert(due.revision, evaluation);
+                {
+                    let mut losses = run.losses();
+                    losses.unmeasured.remove(&due.revision);
+                    losses.evaluations.insert(due.revision, evaluation);
+                }
                 if let Err(error) = store.put_evaluation(run.id, &evaluation).await {
                     tracing::error!(
                         error = format!("{:#}", anyhow::Error::from(error)),
@@ -139,11 +143,7 @@ pub async fn measure(
                     run = %run.id, revision = %due.revision, error = format!("{error:#}"),
                     "a held-out loss could not be measured, and is given up"
                 );
-                // Whoever follows the run must not wait for it.
-                run.losses()
-                    .unmeasured
-                    .insert(due.revision, format!("{error:#}"));
-                run.changed();
+                run.unmeasured(due, &error);
             }
         }
     }

@@ -10,6 +10,7 @@ use opengpu_rounds::{AssignmentId, Hash, Input, Phase, Refusal, Revision, Run, R
 use opengpu_trainer_protocol::{ModelConfig, TensorShape};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::evaluator::Due;
 use super::weights_file::WeightsFile;
 use super::workshop::{Job, Recipe};
 use crate::api::error::ApiError;
@@ -19,6 +20,9 @@ use crate::api::intake::Quotas;
 const MAILBOX: usize = 1024;
 /// Checked payloads that are remembered, so that an announcement needs no second check.
 const CHECKED: usize = 4096;
+
+/// Losses that could not be measured of which the reason is kept.
+const KEPT_UNMEASURED: usize = 16;
 
 /// Jobs that may wait for the workshop.
 const JOBS: usize = 8;
@@ -110,6 +114,7 @@ pub struct LiveRun {
     nudge: Notify,
     changes: Mutex<Option<watch::Sender<u64>>>,
     not_driven: Mutex<Option<String>>,
+    trouble: Mutex<Option<String>>,
 }
 
 impl LiveRun {
@@ -145,6 +150,7 @@ impl LiveRun {
             nudge: Notify::new(),
             changes: Mutex::new(Some(watch::Sender::new(0))),
             not_driven: Mutex::default(),
+            trouble: Mutex::default(),
         };
         Ok((
             Arc::new(run),
@@ -168,6 +174,22 @@ impl LiveRun {
     /// What was measured.
     pub fn losses(&self) -> MutexGuard<'_, Losses> {
         self.losses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers that a full held-out loss could not be measured: whoever follows the run must
+    /// not wait for it. A quick look that failed is just left out.
+    pub(super) fn unmeasured(&self, due: Due, error: &anyhow::Error) {
+        if !due.full {
+            return;
+        }
+        {
+            let mut losses = self.losses();
+            losses.unmeasured.insert(due.revision, format!("{error:#}"));
+            while losses.unmeasured.len() > KEPT_UNMEASURED {
+                losses.unmeasured.pop_first();
+            }
+        }
+        self.changed();
     }
 
     /// Asks for a decision and waits until it is durable.
@@ -218,6 +240,24 @@ impl LiveRun {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(changes) = changes.as_ref() {
             changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// What of the driver's work failed and is tried again.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Says what failed, or that it is over.
+    pub(super) fn set_trouble(&self, trouble: Option<String>) {
+        let mut known = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != trouble {
+            *known = trouble;
+            drop(known);
+            self.changed();
         }
     }
 

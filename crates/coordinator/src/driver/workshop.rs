@@ -113,6 +113,16 @@ pub enum Failed {
     Checkpoint,
 }
 
+impl Failed {
+    /// The job, for a person.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Merge => "merging",
+            Self::Checkpoint => "writing a checkpoint",
+        }
+    }
+}
+
 /// What the workshop works with.
 pub struct Workshop {
     run: Arc<LiveRun>,

@@ -142,8 +142,8 @@ async fn payloads_are_taken_for_open_assignments_alone_and_only_so_many() {
     let (other, junk) = (Hash::of(b"other"), Bytes::from_static(b"junk"));
     let sent = worker.client.put_payload(run, other, junk).await;
     assert_eq!(code(sent), "bad_signature");
-    for body in [b"junk 3", b"junk 4"] {
+    for body in [b"junk 3", b"junk 4", b"junk 5"] {
         assert_eq!(send(&worker.client, body).await, "bad_payload");
     }
-    assert_eq!(send(&worker.client, b"junk 5").await, "too_many_requests");
+    assert_eq!(send(&worker.client, b"junk 6").await, "too_many_requests");
 }

@@ -180,9 +180,16 @@ impl Drop for Server {
     }
 }
 
-/// The product's own trainer: the program that the workspace's tests build beside this one,
-/// or the one that `OPENGPU_TEST_BINARY` names.
+/// The product's own trainer.
 fn trainer(home: &TempDir) -> TrainerCommand {
+    TrainerCommand::new(program(), home.path().join("trainer.log"))
+        .arg("trainer")
+        .env("OPENGPU_THREADS", "1")
+}
+
+/// The program that the workspace's tests build beside this one, or the one that
+/// `OPENGPU_TEST_BINARY` names.
+pub fn program() -> PathBuf {
     let beside = || {
         let test = std::env::current_exe().unwrap();
         test.parent().unwrap().parent().unwrap().join("opengpu")
@@ -193,9 +200,7 @@ fn trainer(home: &TempDir) -> TrainerCommand {
         "{} is not there; build it with `cargo build --release -p opengpu`",
         program.display()
     );
-    TrainerCommand::new(program, home.path().join("trainer.log"))
-        .arg("trainer")
-        .env("OPENGPU_THREADS", "1")
+    program
 }
 
 /// A tokenizer that knows the letter `a` and numbered tokens.

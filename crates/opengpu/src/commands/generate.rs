@@ -1,12 +1,14 @@
 //! `opengpu generate`: sample text from a Hugging Face folder, with the same trainer program
 //! that trains.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use opengpu_trainer_protocol::{
     InnerSettings, ReplyBody, RequestBody, TrainerCommand, TrainerProcess,
 };
+use tempfile::TempDir;
 
 use crate::{cli::Generate, output::show};
 
@@ -19,7 +21,7 @@ pub async fn run(json: bool, args: Generate) -> Result<()> {
             args.model.display()
         );
     }
-    let scratch = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let scratch = scratch(&args.model).context("cannot make a temporary folder")?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let command = TrainerCommand::new(program, scratch.path().join("trainer.log")).arg("trainer");
     let trainer = TrainerProcess::spawn(&command).await?;
@@ -51,4 +53,22 @@ pub async fn run(json: bool, args: Generate) -> Result<()> {
     trainer.stop(Duration::from_secs(5)).await;
     let answer = serde_json::json!({ "prompt": args.prompt, "text": text });
     show(json, &answer, |_| println!("{}{text}", args.prompt))
+}
+
+/// A folder for the unpacked weights: in shared memory where they find room, else on the disk.
+fn scratch(model: &Path) -> std::io::Result<TempDir> {
+    let memory = Path::new("/dev/shm");
+    let packed: u64 = std::fs::read_dir(model)?
+        .flatten()
+        .filter_map(|file| Some(file.metadata().ok()?.len()))
+        .sum();
+    // Half precision doubles when it is unpacked.
+    let fits = fs4::available_space(memory).is_ok_and(|free| free > 2 * packed + (64 << 20));
+    match cfg!(target_os = "linux") && fits {
+        true => tempfile::Builder::new()
+            .prefix("generate-")
+            .tempdir_in(memory)
+            .or_else(|_| tempfile::tempdir()),
+        false => tempfile::tempdir(),
+    }
 }

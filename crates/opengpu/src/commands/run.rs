@@ -108,18 +108,23 @@ fn parse_revision(text: &str, live_lineage: u32) -> Result<Revision> {
     Ok(Revision { lineage, number })
 }
 
+/// In a folder to which an export is being fetched; an interrupted one can go on.
+const UNFINISHED: &str = ".opengpu-unfinished";
+
 /// Has the coordinator export the newest revision and fetches it, each file verified. The
 /// manifest comes last, so that a folder with it is whole; without it another try goes on.
 async fn download(client: &Client, run: RunId, out: &Path, quiet: bool) -> Result<()> {
-    let manifest = out.join("manifest.json");
-    if manifest.exists() {
+    let marker = out.join(UNFINISHED);
+    let empty = std::fs::read_dir(out).map_or(true, |mut files| files.next().is_none());
+    if !empty && !marker.exists() {
         bail!(
-            "{} holds an export already; choose another folder with --out, or remove that one",
+            "{} is not empty; choose another folder with --out, or empty that one",
             out.display()
         );
     }
     let exported = client.export(run, true).await?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    std::fs::write(&marker, b"").with_context(|| format!("cannot write in {}", out.display()))?;
     let bar = progress::bytes_bar(quiet, exported.files.iter().map(|file| file.bytes).sum());
     let mut before = 0;
     for file in &exported.files {
@@ -138,7 +143,7 @@ async fn download(client: &Client, run: RunId, out: &Path, quiet: bool) -> Resul
         before += file.bytes;
     }
     bar.finish_and_clear();
-    Ok(())
+    std::fs::remove_file(&marker).with_context(|| format!("cannot remove {}", marker.display()))
 }
 
 fn hash_of(path: &Path) -> Result<Hash> {
@@ -161,7 +166,7 @@ fn list(runs: &[RunView]) {
                 run.run.to_string(),
                 run.spec.name.clone(),
                 run.phase.clone(),
-                format!("{}/{}", run.round, run.spec.round.rounds),
+                format!("{}/{}", run.revision.number, run.spec.round.rounds),
                 run.workers.len().to_string(),
                 run.training_loss
                     .map_or("-".into(), |loss| format!("{loss:.3}")),
@@ -181,7 +186,14 @@ fn list(runs: &[RunView]) {
 fn print_run(view: &RunView) {
     println!("run {} ({})", view.run, view.spec.name);
     println!("phase       {}: {}", view.phase, view.explanation);
-    println!("round       {} of {}", view.round, view.spec.round.rounds);
+    if let Some(trouble) = &view.trouble {
+        println!("trouble     {trouble}");
+    }
+    let (merged, rounds) = (view.revision.number, view.spec.round.rounds);
+    println!(
+        "rounds      {merged} of {rounds} merged; now number {}",
+        view.round
+    );
     println!("revision    {} ({})", view.revision, short(view.digest));
     println!(
         "tokens      {} at {} tokens/s",

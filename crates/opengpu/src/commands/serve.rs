@@ -170,6 +170,7 @@ impl Source for Runs {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
 
     #[test]

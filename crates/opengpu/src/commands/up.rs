@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use opengpu_dataset::Prepared;
 use opengpu_protocol::{Client, operator::SampleRequest, wire::RunView};
 use opengpu_rounds::RunId;
 use opengpu_trainer_protocol::{InnerSettings, ModelConfig, preset_names};
@@ -22,12 +23,15 @@ use crate::{
         state::UpState,
         yardstick::xz_bits_per_byte,
     },
-    output::show,
+    output::{bytes, show},
     progress,
 };
 
 /// Held-out text that is also given to `xz`, at most: more would only cost time.
 const YARDSTICK_BYTES: usize = 16 << 20;
+
+/// Bytes of a home that depend on nothing.
+const ROOM_BESIDE: u64 = 32 << 20;
 
 /// How often the processes are looked after once the run is over.
 const LOOK_AFTER_PROCESSES: Duration = Duration::from_secs(1);
@@ -167,6 +171,7 @@ async fn begin(
     let prepared = dataset::prepare(home, data.files.clone(), preset.vocab_size, json).await?;
     let batch = InnerSettings::default().batch_sequences;
     prepared.check_model(preset.max_position_embeddings, batch)?;
+    check_room(home, &prepared, preset, args.nodes)?;
     let name = free_name(&data.name, &client.datasets().await?, |dataset| {
         &dataset.name
     });
@@ -193,6 +198,33 @@ async fn begin(
     };
     state.write(home.path())?;
     Ok(state)
+}
+
+/// Refuses a run for which the home's disk is too small, before it gets stuck half way.
+fn check_room(home: &Home, prepared: &Prepared, model: &ModelConfig, nodes: u32) -> Result<()> {
+    let (nodes, weights) = (u64::from(nodes), 4 * model.parameters() as u64);
+    let parts = [&prepared.training, &prepared.held_out];
+    let shards = parts.iter().flat_map(|part| &part.shards);
+    let data: u64 = shards.map(|shard| shard.bytes).sum();
+    // The coordinator's copy of the data and each node's; its checkpoints with the outer state,
+    // an export, and each node's base; payloads, merges, database and logs.
+    let needed = data * (1 + nodes) + weights * (5 + 2 * nodes) + ROOM_BESIDE;
+    let free = fs4::available_space(home.path()).with_context(|| {
+        format!(
+            "cannot ask how full the disk of {} is",
+            home.path().display()
+        )
+    })?;
+    if free < needed {
+        bail!(
+            "the disk of {} has {} free, and this run needs about {}; free some space, or choose \
+             a home on another disk with --home, fewer --nodes or a smaller --preset",
+            home.path().display(),
+            bytes(free),
+            bytes(needed)
+        );
+    }
+    Ok(())
 }
 
 /// `base`, or `base-2`, `base-3`… if it is taken.

@@ -71,6 +71,7 @@ fn round_ms(model: &ModelConfig, batch: usize, nodes: u32, cores: usize) -> u64 
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
 
     #[test]

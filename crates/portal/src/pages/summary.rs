@@ -91,9 +91,13 @@ pub fn explanation(view: &RunView) -> String {
         .strip_prefix(&format!("{}: ", view.phase))
         .unwrap_or(text);
     let mut letters = text.chars();
-    letters.next().map_or(String::new(), |first| {
+    let sentence = letters.next().map_or(String::new(), |first| {
         first.to_uppercase().chain(letters).collect()
-    })
+    });
+    match &view.trouble {
+        Some(trouble) => format!("{sentence}; {trouble}"),
+        None => sentence,
+    }
 }
 
 fn announcement(phase: &str) -> &'static str {

@@ -1,5 +1,5 @@
 //! Throughput of every codec on one core, in GB of weights (float32) per second, beside
-//! memcpy in the same minute: `cargo run --release -p opengpu-merge --example throughput`.
+//! memcpy in the same minute: `cargo build --release --workspace && target/release/throughput`.
 //!
 //! Each measurement is paired with a memcpy of the same weights right before it, so that a
 //! noisy machine slows both; printed are medians over the pairs. Time is the processor's
