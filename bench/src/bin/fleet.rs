@@ -34,6 +34,9 @@ struct Arguments {
     /// Length of a round
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Rounds between base checkpoints
+    #[arg(long, default_value_t = 10)]
+    checkpoint_every: u64,
     /// Sequences in a block, and in an optimiser step
     #[arg(long, default_value_t = 8)]
     batch: usize,
@@ -76,10 +79,10 @@ async fn main() -> Result<()> {
 fn run_file(arguments: &Arguments) -> String {
     let (rounds, workers) = (arguments.rounds, arguments.slowdowns.len());
     let (duration, batch) = (arguments.seconds * 1000, arguments.batch);
-    let preset = &arguments.preset;
+    let (preset, checkpoints) = (&arguments.preset, arguments.checkpoint_every);
     format!(
         "name = \"fleet\"\ndataset = \"corpus\"\npreset = \"{preset}\"\nseed = 1\nevaluate_every = 0\n\
-         checkpoint_every = 1000\nblock_sequences = {batch}\n[inner]\nbatch_sequences = {batch}\n\
+         checkpoint_every = {checkpoints}\nblock_sequences = {batch}\n[inner]\nbatch_sequences = {batch}\n\
          [round]\nrounds = {rounds}\nmin_workers = {workers}\nmax_workers = {workers}\nquorum = 1\n\
          duration_ms = {duration}\ngrace_ms = {duration}\nforming_ms = 0\nmax_blocks = 100000\n\
          stretch = 1.25\n"
@@ -139,7 +142,7 @@ fn print_busy(fleet: &Installation, log: &[LogEntry], rounds: u64) -> Result<()>
         "\nFrom the opening of the second round to the last merge: {seconds:.1} s, {} rounds.\n",
         rounds - 1
     );
-    println!("| node | slowed | assignments | busy, s | busy |\n|---|---|---|---|---|");
+    println!("| node | slowed | rounds | busy, s | busy |\n|---|---|---|---|---|");
     for (index, node) in fleet.nodes.iter().enumerate() {
         let trained = node.trained()?;
         let counted: Vec<f64> = trained

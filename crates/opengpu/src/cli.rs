@@ -97,7 +97,7 @@ pub struct Up {
 
 #[derive(Args, Clone)]
 #[command(
-    after_help = "Examples:\n  opengpu serve\n  opengpu serve --listen 0.0.0.0:8470 --home /srv/opengpu\n  opengpu serve --database postgres://opengpu@localhost/opengpu\n  opengpu serve --config /etc/opengpu.toml\n  opengpu serve --json | jq -r .join               what another machine is to be told\n\nThe operator's token is in HOME/operator.token and a first enrolment token in HOME/join.token."
+    after_help = "Examples:\n  opengpu serve\n  opengpu serve --listen 0.0.0.0:8470 --home /srv/opengpu\n  opengpu serve --database postgres://opengpu@localhost/opengpu\n  opengpu serve --config /etc/opengpu.toml\n  opengpu serve --json | jq -r .address            one line of JSON once it serves\n\nThe operator's token is in HOME/operator.token and a first enrolment token in HOME/join.token."
 )]
 pub struct Serve {
     /// Settings in TOML: `listen` and `database`, as below [default: HOME/config.toml, if it is there]

@@ -74,7 +74,7 @@ pub struct SyncSettings {
     pub clip_to_median_norm: bool,
 }
 
-/// The winners of `docs/learning.md`, within 0.06 bytes up and 0.23 down per parameter.
+/// The winners of `docs/learning.md` for the exchange, within 0.06 bytes up and 0.23 down per parameter.
 impl Default for SyncSettings {
     fn default() -> Self {
         Self {

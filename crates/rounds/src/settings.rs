@@ -44,8 +44,8 @@ impl Default for RoundSettings {
             duration_ms: 60_000,
             grace_ms: 30_000,
             forming_ms: 10_000,
-            max_blocks: 100,
-            stretch: 1.0,
+            max_blocks: 10_000,
+            stretch: 1.25,
             staleness_rounds: 2,
             silence_ms: 30_000,
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use opengpu_protocol::Codec;
 use opengpu_trainer_protocol::ModelConfig;
 
-use super::support::{Server, spec};
+use super::support::{Server, key, offer, spec};
 use super::worker::Worker;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -27,36 +27,44 @@ async fn the_api_answers_while_a_large_merge_is_computed() {
     let run = server.start_run(&spec).await;
     let mut worker = Worker::join(&server, 1).await;
 
+    let operator = server.operator();
+    let (_, node) = server.enrol(&key(9), "bystander").await;
     let watch = async {
-        let mut during = 0u32;
-        let mut slowest = Duration::ZERO;
+        let mut merging: Option<Instant> = None;
+        let (mut during, mut slowest) = (0u32, Duration::ZERO);
         loop {
             let started = Instant::now();
-            let healthy = reqwest::get(format!("{}/healthz", server.url))
-                .await
-                .unwrap();
-            assert_eq!(healthy.status(), 200);
-            let view = server.coordinator.run_view(run).unwrap();
+            // A request to the memory, one to the database, and a signed one that writes.
+            let view = operator.run(run).await.unwrap();
+            operator.datasets().await.unwrap();
+            node.offer(0, &offer()).await.unwrap();
             match view.phase.as_str() {
                 "merging" => {
+                    merging.get_or_insert(started);
                     during += 1;
                     slowest = slowest.max(started.elapsed());
                 }
-                "finished" => return (during, slowest),
+                "finished" => return (during, slowest, merging.map(|since| since.elapsed())),
                 _ => {}
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let ((during, slowest), ()) = tokio::join!(
+    let ((during, slowest, merge), ()) = tokio::join!(
         watch,
         worker.work_until(run, |view| view.phase == "finished")
     );
+    let merge = merge.expect("a merge was seen");
     println!(
-        "{parameters} parameters: {during} answers during the merge, the slowest after {slowest:?}"
+        "{parameters} parameters: three requests {during} times during a merge of {merge:?}, the \
+         slowest time {slowest:?}"
     );
     assert!(
         during >= 3,
         "only {during} answers came while the merge was computed"
+    );
+    assert!(
+        slowest < merge / 2,
+        "the API stood still for {slowest:?} of a merge of {merge:?}"
     );
 }

@@ -47,8 +47,6 @@ pub fn local_run(
             duration_ms,
             grace_ms: duration_ms / 2,
             forming_ms: 0,
-            max_blocks: 10_000,
-            stretch: 1.25,
             ..RoundSettings::default()
         },
         inner,
@@ -80,5 +78,19 @@ mod tests {
         assert_eq!(ms("nano", 3), SHORTEST_ROUND_MS);
         assert!(ms("micro", 3) < ms("mini", 3));
         assert!(ms("mini", 3) < ms("mini", 6));
+    }
+
+    /// On the machine that the shortest round is made for; a slower one gets longer rounds.
+    #[test]
+    fn the_run_file_of_the_examples_declares_what_up_trains() {
+        let file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../examples/shakespeare-nano.toml"
+        );
+        let declared = RunSpec::from_toml(&std::fs::read_to_string(file).unwrap()).unwrap();
+        let (name, dataset) = ("shakespeare-nano".into(), "shakespeare".into());
+        let model = ModelConfig::preset("nano").unwrap();
+        let trained = local_run(name, dataset, "nano", &model, 3, None);
+        assert_eq!(declared, trained);
     }
 }

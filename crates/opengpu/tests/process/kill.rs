@@ -85,7 +85,11 @@ async fn a_run_survives_kill_9_of_everything() {
         "kills {kills:?}, in the middle of {hits:?}, {} updates accepted, {} merged",
         figures.accepted, figures.merged
     );
+    assert_eq!(view.workers.len(), 3, "all nodes hold the final digest");
     assert!(kills["coordinator"] >= 10, "{kills:?}");
+    for name in ["agent", "trainer"] {
+        assert!(kills.contains_key(name), "no {name} was killed: {kills:?}");
+    }
     for (window, ..) in WINDOWS {
         assert!(
             hits.contains_key(window),
