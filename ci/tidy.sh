@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# House checks, with what is wrong and where: links between pages, the length of files, and
-# macros that belong in nobody's commit. Prints every finding; exit code 1 if there is one.
+# House checks, with what is wrong and where: links between pages, the length of files, macros
+# that belong in nobody's commit, dependencies that tests would build again. Prints every finding; exit code 1 if there is one.
 #
 #   ci/tidy.sh            the tracked and the new files of this clone
 set -euo pipefail
@@ -76,6 +76,20 @@ while IFS= read -r file; do
     found "$file:$hit"
   done < <(grep -nE '\b(todo|unimplemented|dbg)!' "$file" | grep -vE '^[0-9]+:[[:space:]]*//' || true)
 done < <(files '*.rs')
+
+# ---- Tests compile no dependency a second time ----
+
+# What is built, with its features: `cargo run` compiles the first list, `cargo test` the
+# second, which may have more crates but not other features of the same ones.
+crates() {
+  cargo tree --workspace --locked -e "$1" -f '{p} [{f}]' --prefix none |
+    sed -E 's/ \((\*|proc-macro)\)//g' | sort -u
+}
+run=$(crates normal,build)
+tested=$(crates normal,build,dev)
+while IFS= read -r crate; do
+  found "Cargo.toml: tests build $crate with other features, and so a second time"
+done < <(comm -23 <(printf '%s\n' "$run") <(printf '%s\n' "$tested"))
 
 if [ -s "$findings" ]; then
   cat "$findings"
