@@ -57,9 +57,17 @@ async fn a_trainer_that_hangs_is_replaced_and_its_worker_trains_again() {
     assert_ne!(trainer_of(&cluster.nodes[0]), Some(hung));
     let log = cluster.log("node-0");
     assert!(log.contains("gave no sign of life"), "{log}");
-    let status = opengpu(&cluster.node_home(0), &["status", "--json"]);
-    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    let problem = status["devices"][0]["trainer_problem"].as_str().unwrap();
+    // The agent writes its status down every other second.
+    let started = Instant::now();
+    let problem = loop {
+        let status = opengpu(&cluster.node_home(0), &["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        if let Some(problem) = status["devices"][0]["trainer_problem"].as_str() {
+            break problem.to_owned();
+        }
+        assert!(started.elapsed() < PATIENCE, "{status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
     assert!(problem.contains("gave no sign of life"), "{problem}");
     stop(&mut cluster, run).await;
 }
