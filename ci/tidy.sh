@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # House checks, with what is wrong and where: links between pages, the length of files, macros
-# that belong in nobody's commit, dependencies that tests would build again. Prints every finding; exit code 1 if there is one.
+# that belong in nobody's commit, dependencies that tests would build again. Prints every
+# finding; exit code 1 if there is one.
 #
 #   ci/tidy.sh            the tracked and the new files of this clone
 set -euo pipefail

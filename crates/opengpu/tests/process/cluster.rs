@@ -135,6 +135,15 @@ impl Cluster {
         cluster
     }
 
+    /// Starts a coordinator and so many nodes.
+    pub async fn with_nodes(nodes: usize) -> Self {
+        let mut cluster = Self::start().await;
+        for _ in 0..nodes {
+            cluster.add_node(&[]);
+        }
+        cluster
+    }
+
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }

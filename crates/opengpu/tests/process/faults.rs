@@ -40,8 +40,7 @@ async fn stop(cluster: &mut Cluster, run: RunId) -> RunView {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trainer_that_hangs_is_replaced_and_its_worker_trains_again() {
-    let mut cluster = Cluster::start().await;
-    cluster.add_node(&[]);
+    let mut cluster = Cluster::with_nodes(1).await;
     let run = cluster.submit(100_000, 1, "evaluate_every = 0");
     until(&cluster, run, "a first merge", |view| {
         view.revision.number >= 2
@@ -74,10 +73,7 @@ async fn a_trainer_that_hangs_is_replaced_and_its_worker_trains_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn weights_that_rot_in_memory_are_found_by_their_digest_and_fetched_again() {
-    let mut cluster = Cluster::start().await;
-    for _ in 0..2 {
-        cluster.add_node(&[]);
-    }
+    let mut cluster = Cluster::with_nodes(2).await;
     let run = cluster.submit(100_000, 2, "evaluate_every = 0");
     until(&cluster, run, "a first merge", |view| {
         view.revision.number >= 2
@@ -107,10 +103,7 @@ async fn weights_that_rot_in_memory_are_found_by_their_digest_and_fetched_again(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollback_is_a_replay_on_each_node_and_training_goes_on_in_a_new_lineage() {
-    let mut cluster = Cluster::start().await;
-    for _ in 0..2 {
-        cluster.add_node(&[]);
-    }
+    let mut cluster = Cluster::with_nodes(2).await;
     // A checkpoint every four merges.
     let run = cluster.submit(100_000, 2, "evaluate_every = 0");
     until(&cluster, run, "six merges", |view| {

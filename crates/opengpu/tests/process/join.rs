@@ -12,10 +12,7 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn serve_and_three_joins_train_a_submitted_run_to_its_end() {
-    let mut cluster = Cluster::start().await;
-    for _ in 0..3 {
-        cluster.add_node(&[]);
-    }
+    let mut cluster = Cluster::with_nodes(3).await;
     let run = cluster.submit(6, 3, "evaluate_every = 3");
     let view = cluster
         .wait_until_settled(run, Duration::from_secs(120))
@@ -67,10 +64,7 @@ async fn serve_and_three_joins_train_a_submitted_run_to_its_end() {
 /// Runs number their assignments alike: what was done in one says nothing of another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_trained_one_run_train_the_next() {
-    let mut cluster = Cluster::start().await;
-    for _ in 0..2 {
-        cluster.add_node(&[]);
-    }
+    let mut cluster = Cluster::with_nodes(2).await;
     let client = cluster.client();
     let first = cluster.submit(4, 2, "evaluate_every = 0");
     let patience = Duration::from_secs(120);

@@ -31,10 +31,7 @@ async fn a_run_survives_kill_9_of_everything() {
     let seed = std::env::var("OPENGPU_KILL_SEED").map_or(1, |seed| seed.parse().unwrap());
     println!("seed {seed}; repeat with OPENGPU_KILL_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let mut cluster = Cluster::start().await;
-    for _ in 0..3 {
-        cluster.add_node(&[]);
-    }
+    let mut cluster = Cluster::with_nodes(3).await;
     // Far more rounds than the kills take: the run is stopped when all have struck.
     let run = cluster.submit(100_000, 2, "");
     let mut kills: BTreeMap<&str, usize> = BTreeMap::new();
