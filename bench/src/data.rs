@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use opengpu_dataset::{Options, PreparedPart, TokenStream, blocks_per_epoch};
-use opengpu_trainer::{Signals, evaluate, open_tokens};
+use opengpu_trainer::{Compute, Signals, evaluate, open_tokens};
 use opengpu_trainer_protocol::{ModelConfig, TokenFiles};
 
 /// How large an experiment is.
@@ -94,6 +94,7 @@ impl Data {
         let evaluated = evaluate(
             &self.model,
             weights,
+            &Compute::float32(),
             &mut tokens,
             None,
             &Signals::default(),

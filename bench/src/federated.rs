@@ -103,8 +103,8 @@ impl Federated {
                 for (weight, unsent) in local.iter_mut().zip(&worker.feedback) {
                     *weight -= self.keep_unsent * unsent;
                 }
-                let trained = worker.inner.train(
-                    &mut local,
+                let (trained, local) = worker.inner.train(
+                    local,
                     &mut tokens,
                     &request,
                     &Signals::default(),

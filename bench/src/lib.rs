@@ -6,9 +6,11 @@
 mod data;
 mod federated;
 pub mod installation;
+pub mod memory;
 pub mod relay;
 mod synchronous;
 mod table;
+pub mod turns;
 
 pub use data::{Data, Scale};
 pub use federated::{Federated, Figures};

@@ -20,7 +20,7 @@ pub fn synchronous(
         batch_sequences: batch,
         ..inner.clone()
     };
-    let mut weights = fresh_weights(&data.model, seed);
+    let weights = fresh_weights(&data.model, seed);
     let request = TrainRequest {
         blocks: vec![(0, steps)],
         blocks_per_epoch: data.blocks(batch),
@@ -32,8 +32,8 @@ pub fn synchronous(
         slowdown: 1.0,
     };
     let mut tokens = data.training()?;
-    let trained = InnerLoop::new(&data.model, &inner).train(
-        &mut weights,
+    let (trained, weights) = InnerLoop::new(&data.model, &inner).train(
+        weights,
         &mut tokens,
         &request,
         &Signals::default(),

@@ -23,7 +23,7 @@ pub use corpus::HELD_OUT_ONE_IN;
 pub use error::DatasetError;
 pub use held_out::held_out_text;
 pub use permutation::Permutation;
-pub use prepare::{Options, Prepared, PreparedPart, Progress, Stage, prepare};
+pub use prepare::{END_OF_TEXT_ID, Options, Prepared, PreparedPart, Progress, Stage, prepare};
 pub use shards::Shard;
 pub use stream::{StreamError, TokenStream, blocks_per_epoch, sequences};
 pub use tokenizer::{END_OF_TEXT, LEAST_VOCABULARY};

@@ -20,7 +20,8 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Longer "words" (data in base 64, say) teach the tokenizer nothing.
 const LONGEST_WORD: usize = 256;
 const LARGEST_VOCABULARY: usize = 1 << 20;
-const END_OF_TEXT_ID: u32 = 0;
+/// The token that [`END_OF_TEXT`] is.
+pub const END_OF_TEXT_ID: u32 = 0;
 
 /// How data is prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

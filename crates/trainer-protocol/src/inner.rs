@@ -28,6 +28,15 @@ pub struct InnerSettings {
     pub final_fraction: f64,
     /// Whether the optimiser's moments outlive a round.
     pub state: InnerState,
+    /// In which numbers matrix products are computed.
+    pub precision: Precision,
+    /// Whether a layer's forward pass is computed again for its gradient instead of kept:
+    /// a third more work, for a small part of the memory. A trainer that is short of memory
+    /// does it unasked.
+    pub recompute: bool,
+    /// Whether a token sees only its own document (from the last end-of-text token on),
+    /// where a sequence holds several.
+    pub document_mask: bool,
 }
 
 impl Default for InnerSettings {
@@ -44,6 +53,9 @@ impl Default for InnerSettings {
             schedule: Schedule::Cosine,
             final_fraction: 0.1,
             state: InnerState::Carry,
+            precision: Precision::Auto,
+            recompute: false,
+            document_mask: false,
         }
     }
 }
@@ -68,6 +80,20 @@ pub enum InnerState {
     Carry,
     /// They start at zero each round: an assignment is a pure function of public data.
     Reset,
+}
+
+/// In which numbers matrix products are computed. Weights, sums, norms and losses are
+/// float32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// bfloat16 where the device has arithmetic for it, else float32.
+    #[default]
+    Auto,
+    /// float32 everywhere.
+    Float32,
+    /// bfloat16; a device without it computes in float32 and says so in its log.
+    Bfloat16,
 }
 
 impl InnerSettings {

@@ -190,7 +190,8 @@ pub enum ReplyBody {
         trainer: String,
         /// For example `CPU (2 threads)`.
         device: String,
-        /// Inside one class the same assignment gives the same bytes.
+        /// Build, device, threads and default precision; that of an assignment comes with
+        /// its `Trained`.
         numerics_class: String,
     },
     /// To `Load`.
@@ -204,6 +205,13 @@ pub enum ReplyBody {
         blocks_per_second: f64,
         /// Speed.
         tokens_per_second: f64,
+        /// Sequences worked on at a time, so that a step fits into memory; gradients of
+        /// several are added up.
+        #[serde(default)]
+        micro_batch: usize,
+        /// Of the steps that were measured.
+        #[serde(default)]
+        numerics_class: String,
     },
     /// Work goes on.
     Progress {
@@ -228,6 +236,9 @@ pub enum ReplyBody {
         loss: f64,
         /// How long it took.
         seconds: f64,
+        /// Inside one class the same assignment gives the same bytes.
+        #[serde(default)]
+        numerics_class: String,
     },
     /// To `Evaluate`.
     Evaluated {

@@ -9,9 +9,8 @@
 use std::path::Path;
 
 use anyhow::Context;
-use burn::tensor::Device;
-use opengpu_trainer::{Form, InnerLoop, Llama, Pair};
-use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
+use opengpu_trainer::{Compute, InnerLoop, Llama, Pair};
+use opengpu_trainer_protocol::{InnerSettings, ModelConfig, Precision};
 use serde_json::Value;
 
 fn main() -> anyhow::Result<()> {
@@ -26,10 +25,13 @@ fn probe(folder: &Path) -> anyhow::Result<()> {
     let case: Value = serde_json::from_str(&text)?;
     let model: ModelConfig = serde_json::from_value(case["model"].clone())?;
     let sequences: Vec<Vec<u32>> = serde_json::from_value(case["sequences"].clone())?;
-    let inner: InnerSettings = serde_json::from_value(case["inner"].clone())?;
+    let inner = InnerSettings {
+        precision: Precision::Float32,
+        ..serde_json::from_value(case["inner"].clone())?
+    };
     let steps = case["steps"].as_u64().context("steps")?;
     let rate = case["rate"].as_f64().context("rate")?;
-    let mut weights = read(&folder.join("weights.f32"))?;
+    let weights = read(&folder.join("weights.f32"))?;
 
     let length = model.max_position_embeddings;
     let mut batch = Pair::default();
@@ -37,7 +39,7 @@ fn probe(folder: &Path) -> anyhow::Result<()> {
         batch.inputs.extend(&sequence[..length]);
         batch.targets.extend(&sequence[1..=length]);
     }
-    let llama = Llama::new(&model, &weights, &Device::flex().autodiff(), Form::Fused);
+    let mut llama = Llama::new(&model, &weights, &Compute::float32());
     let mut logits = Vec::new();
     for sequence in &sequences {
         logits.extend(llama.logits(&sequence[..length], length));
@@ -45,15 +47,16 @@ fn probe(folder: &Path) -> anyhow::Result<()> {
     write(&folder.join("logits.f32"), &logits)?;
     let losses = llama.token_losses(&batch.inputs, &batch.targets, length);
     write(&folder.join("losses.f32"), &losses)?;
-    let mut gradient = vec![0.0; weights.len()];
-    llama.loss_and_gradient(&batch.inputs, &batch.targets, length, &mut gradient);
-    write(&folder.join("gradient.f32"), &gradient)?;
+    let (inputs, targets) = (&batch.inputs, &batch.targets);
+    let (_, gradient) = llama.loss_and_gradient(inputs, targets, length, 1.0);
+    write(&folder.join("gradient.f32"), &gradient.numbers())?;
 
     let mut training = InnerLoop::new(&model, &inner);
+    let mut llama = training.place(&weights);
     for _ in 0..steps {
-        training.step(&mut weights, &batch, rate)?;
+        training.step(&mut llama, &batch, rate)?;
     }
-    write(&folder.join("trained.f32"), &weights)
+    write(&folder.join("trained.f32"), &llama.weights())
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<f32>> {

@@ -1,53 +1,39 @@
-//! AdamW with decoupled weight decay (Loshchilov and Hutter 2019) on flat weights.
+//! AdamW with decoupled weight decay (Loshchilov and Hutter 2019) on a model's tensors.
 
-use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
-use rayon::prelude::*;
+use burn::tensor::Tensor;
+use opengpu_trainer_protocol::InnerSettings;
 
-use crate::kernels::simd::{sum_of, vectorised};
-
-/// Weights that one task updates.
-const TASK: usize = 1 << 15;
+use crate::compute::Form;
+use crate::gradient::Gradient;
+use crate::kernels::adamw::Step;
+use crate::model::{Llama, Visitor, numbers};
+use crate::ops::{self, plain};
 
 /// Optimiser state of one model.
+#[derive(Default)]
 pub struct AdamW {
-    first: Vec<f32>,
-    second: Vec<f32>,
+    /// First and second moment of each tensor in canonical order; none before the first
+    /// step.
+    moments: Vec<[Tensor<1>; 2]>,
     steps: i32,
-    /// Ranges of the flat weights, and whether they decay.
-    spans: Vec<(usize, usize, bool)>,
 }
 
 impl AdamW {
-    /// Zero moments for `model`. One-dimensional tensors (norm gains) don't decay.
-    pub fn new(model: &ModelConfig) -> Self {
-        let mut spans = Vec::new();
-        let mut start = 0;
-        for tensor in model.tensors() {
-            let end = start + tensor.len();
-            let decays = tensor.shape.len() > 1;
-            for from in (start..end).step_by(TASK) {
-                spans.push((from, end.min(from + TASK), decays));
-            }
-            start = end;
-        }
-        Self {
-            first: vec![0.0; start],
-            second: vec![0.0; start],
-            steps: 0,
-            spans,
-        }
-    }
-
     /// One step: clips the gradient to the norm `settings.gradient_clip`, then updates.
-    /// Returns the norm before clipping.
+    /// One-dimensional tensors (norm gains) don't decay. Returns the norm before clipping;
+    /// where that is no finite number, nothing is changed.
     pub fn step(
         &mut self,
-        weights: &mut [f32],
-        gradient: &[f32],
+        llama: &mut Llama,
+        gradient: Gradient,
         settings: &InnerSettings,
         rate: f64,
     ) -> f64 {
-        let norm = norm(gradient);
+        let form = llama.compute().form;
+        let norm = norm(&gradient, form);
+        if !norm.is_finite() {
+            return norm;
+        }
         let clip = settings.gradient_clip;
         let factor = if clip > 0.0 && norm > clip {
             clip / norm
@@ -70,82 +56,99 @@ impl AdamW {
             keep: (1.0 - rate * settings.weight_decay) as f32,
             ..step
         };
-
-        let mut tasks = Vec::with_capacity(self.spans.len());
-        let (mut weights, mut first, mut second) = (
-            weights,
-            self.first.as_mut_slice(),
-            self.second.as_mut_slice(),
-        );
-        for &(start, end, decays) in &self.spans {
-            let (w, m, v);
-            (w, weights) = weights.split_at_mut(end - start);
-            (m, first) = first.split_at_mut(end - start);
-            (v, second) = second.split_at_mut(end - start);
-            tasks.push((
-                w,
-                m,
-                v,
-                &gradient[start..end],
-                if decays { decaying } else { step },
-            ));
+        if self.moments.is_empty() {
+            let zeros = |tensor: &Tensor<1>| [tensor.zeros_like(), tensor.zeros_like()];
+            self.moments = gradient.tensors().iter().map(zeros).collect();
         }
-        tasks
-            .into_par_iter()
-            .for_each(|(w, m, v, g, step)| update(w, m, v, g, step));
+        let moments = std::mem::take(&mut self.moments);
+        let mut update = Update {
+            before: moments.into_iter().zip(gradient.into_tensors()),
+            after: Vec::new(),
+            step,
+            decaying,
+            form,
+        };
+        llama.visit(&mut update);
+        self.moments = update.after;
         norm
     }
 }
 
-#[derive(Clone, Copy)]
-struct Step {
-    factor: f32,
-    beta1: f32,
-    beta2: f32,
-    rate: f32,
-    epsilon: f32,
-    keep: f32,
+/// Updates each tensor with its moments and gradient.
+struct Update<I> {
+    before: I,
+    after: Vec<[Tensor<1>; 2]>,
+    step: Step,
+    decaying: Step,
+    form: Form,
 }
 
-vectorised! {
-    fn update(weights: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32], step: Step) {
-        let Step { factor, beta1, beta2, rate, epsilon, keep } = step;
-        let all = weights.iter_mut().zip(first).zip(second).zip(gradient);
-        for (((weight, first), second), &gradient) in all {
-            let gradient = gradient * factor;
-            *first = *first * beta1 + gradient * (1.0 - beta1);
-            *second = *second * beta2 + gradient * gradient * (1.0 - beta2);
-            *weight = *weight * keep - rate * *first / (second.sqrt() + epsilon);
-        }
+impl<I: Iterator<Item = ([Tensor<1>; 2], Tensor<1>)>> Visitor for Update<I> {
+    fn visit<const D: usize>(&mut self, tensor: &mut Tensor<D>) {
+        let ([first, second], gradient) = self
+            .before
+            .next()
+            .expect("every tensor has moments and a gradient");
+        let shape = tensor.shape();
+        let step = if D > 1 { self.decaying } else { self.step };
+        let count = shape.num_elements();
+        // The model lets go of its tensor, so that it can be updated where it lies.
+        let nothing = Tensor::empty([0; D], &gradient.device());
+        let weights = std::mem::replace(tensor, nothing).inner().reshape([count]);
+        let adamw = match self.form {
+            Form::Fused => ops::adamw,
+            Form::Plain => plain::adamw,
+        };
+        let [weights, first, second] = adamw([weights, first, second], gradient, step);
+        *tensor = Tensor::from_inner(weights.reshape(shape)).require_grad();
+        self.after.push([first, second]);
     }
 }
 
-/// Euclidean norm, summed in a fixed order.
-pub fn norm(numbers: &[f32]) -> f64 {
-    numbers
-        .par_chunks(TASK)
-        .map(squares)
-        .collect::<Vec<_>>()
-        .iter()
-        .sum::<f64>()
-        .sqrt()
-}
-
-vectorised! {
-    fn squares(numbers: &[f32]) -> f64 {
-        f64::from(sum_of(numbers, numbers, |a, b| a * b))
-    }
+/// Euclidean norm of the whole gradient.
+fn norm(gradient: &Gradient, form: Form) -> f64 {
+    let squares = match form {
+        Form::Fused => ops::squares,
+        Form::Plain => plain::squares,
+    };
+    // One transfer from the device, not one per tensor.
+    let sums = gradient.tensors().iter().cloned().map(squares).collect();
+    let sums = numbers(Tensor::cat(sums, 0));
+    sums.into_iter().map(f64::from).sum::<f64>().sqrt()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compute::Compute;
+    use opengpu_trainer_protocol::ModelConfig;
 
     fn model() -> ModelConfig {
         ModelConfig {
             vocab_size: 300,
             ..ModelConfig::preset("pico").unwrap()
         }
+    }
+
+    /// Flat numbers as the gradient of a model's tensors.
+    fn gradient_of(model: &ModelConfig, numbers: &[f32]) -> Gradient {
+        struct Sizes(Vec<usize>);
+        impl Visitor for Sizes {
+            fn visit<const D: usize>(&mut self, tensor: &mut Tensor<D>) {
+                self.0.push(tensor.shape().num_elements());
+            }
+        }
+        let mut sizes = Sizes(Vec::new());
+        Llama::new(model, numbers, &Compute::float32()).visit(&mut sizes);
+        let mut rest = numbers;
+        let mut tensors = Vec::new();
+        for size in sizes.0 {
+            let (here, after) = rest.split_at(size);
+            rest = after;
+            let device = Compute::float32().device;
+            tensors.push(Tensor::from_data(here, &device));
+        }
+        Gradient::new(tensors)
     }
 
     /// The textbook, in double precision, weight by weight.
@@ -158,8 +161,9 @@ mod tests {
             weight_decay: 0.3,
             ..Default::default()
         };
-        let mut optimiser = AdamW::new(&model);
-        let mut weights: Vec<f32> = (0..count).map(|i| (i as f32 * 0.013).sin()).collect();
+        let mut optimiser = AdamW::default();
+        let weights: Vec<f32> = (0..count).map(|i| (i as f32 * 0.013).sin()).collect();
+        let mut llama = Llama::new(&model, &weights, &Compute::float32());
         let mut exact: Vec<[f64; 3]> = weights
             .iter()
             .map(|&weight| [f64::from(weight), 0.0, 0.0])
@@ -173,7 +177,7 @@ mod tests {
                 .map(|i| ((i * step) as f32 * 0.07).cos() * 0.01)
                 .collect();
             let rate = 0.01 * step as f64;
-            optimiser.step(&mut weights, &gradient, &settings, rate);
+            optimiser.step(&mut llama, gradient_of(&model, &gradient), &settings, rate);
             let norm: f64 = gradient
                 .iter()
                 .map(|&g| f64::from(g).powi(2))
@@ -192,7 +196,7 @@ mod tests {
                 state[0] -= rate * m / (v.sqrt() + settings.epsilon);
             }
         }
-        for (place, (got, exact)) in weights.iter().zip(&exact).enumerate() {
+        for (place, (got, exact)) in llama.weights().iter().zip(&exact).enumerate() {
             assert!(
                 (f64::from(*got) - exact[0]).abs() < 1e-5,
                 "weight {place}: {got} {}",
@@ -211,15 +215,12 @@ mod tests {
             pool.install(|| {
                 let model = model();
                 let count = model.parameters();
-                let mut weights = vec![0.1; count];
+                let mut llama = Llama::new(&model, &vec![0.1; count], &Compute::float32());
                 let gradient: Vec<f32> = (0..count).map(|i| (i as f32).sin()).collect();
-                let norm = AdamW::new(&model).step(
-                    &mut weights,
-                    &gradient,
-                    &InnerSettings::default(),
-                    1e-3,
-                );
-                (norm.to_bits(), weights)
+                let gradient = gradient_of(&model, &gradient);
+                let settings = InnerSettings::default();
+                let norm = AdamW::default().step(&mut llama, gradient, &settings, 1e-3);
+                (norm.to_bits(), llama.weights())
             })
         };
         assert_eq!(run(1), run(3));

@@ -25,6 +25,9 @@ pub enum TrainerError {
     /// Numbers have left the range of float32.
     #[error("{0}")]
     NotFinite(String),
+    /// Not even the smallest part of a batch fits.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -51,6 +54,7 @@ impl TrainerError {
             }
             Self::BadFile { .. } | Self::Tokens(_) => ErrorCode::BadFile,
             Self::NotFinite(_) => ErrorCode::NotFinite,
+            Self::OutOfMemory(_) => ErrorCode::OutOfMemory,
             Self::Failed(_) => ErrorCode::Failed,
         }
     }

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use burn::tensor::Device;
 use opengpu_dataset::TokenStream;
 use opengpu_trainer_protocol::ModelConfig;
 
+use crate::compute::Compute;
 use crate::error::{Result, TrainerError};
-use crate::model::{Form, Llama};
+use crate::model::Llama;
 use crate::tokens::Pair;
 use crate::train::Signals;
 
@@ -69,6 +69,7 @@ fn windows(tokens: u64, length: usize) -> Vec<Window> {
 pub fn evaluate(
     model: &ModelConfig,
     weights: &[f32],
+    compute: &Compute,
     tokens: &mut TokenStream,
     max_windows: Option<usize>,
     signals: &Signals,
@@ -82,7 +83,7 @@ pub fn evaluate(
         ));
     }
     let used = &all[..max_windows.unwrap_or(all.len()).min(all.len())];
-    let llama = Llama::new(model, weights, &Device::flex(), Form::Fused);
+    let llama = Llama::frozen(model, weights, compute);
     let mut nats = (model.vocab_size as f64).ln();
     let mut counted = 1u64;
     let mut done = 0;

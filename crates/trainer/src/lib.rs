@@ -6,13 +6,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod adamw;
+mod compute;
 mod error;
 mod evaluate;
 mod export;
 mod flat;
+mod gradient;
 mod import;
 mod initialise;
 mod kernels;
+mod memory;
 mod model;
 mod ops;
 mod sample;
@@ -21,9 +24,12 @@ mod session;
 mod tokens;
 mod train;
 
+pub use compute::{Compute, Form};
 pub use error::{Result, TrainerError};
 pub use evaluate::{Evaluated, evaluate};
-pub use model::{Form, Llama};
+pub use gradient::Gradient;
+pub use kernels::precision::{Precision, has_bfloat16};
+pub use model::Llama;
 pub use serve::{run, serve};
 pub use tokens::{Blocks, Pair, open_tokens};
 pub use train::{InnerLoop, Progress, Signals, Trained};

@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use burn::tensor::Device;
 use opengpu_trainer_protocol::ModelConfig;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use tokenizers::Tokenizer;
 
+use crate::compute::Compute;
 use crate::error::{Result, TrainerError};
 use crate::initialise::uniform;
-use crate::model::{Form, Llama};
+use crate::model::Llama;
 use crate::train::Signals;
 
 /// What to continue, and how.
@@ -49,6 +49,7 @@ pub fn read_tokenizer(path: &Path, model: &ModelConfig) -> Result<Tokenizer> {
 pub fn sample(
     model: &ModelConfig,
     weights: &[f32],
+    compute: &Compute,
     tokenizer: &Tokenizer,
     sampling: &Sampling,
     signals: &Signals,
@@ -69,7 +70,7 @@ pub fn sample(
         tokens.push(start.get_ids().first().copied().unwrap_or(0));
     }
     let known = tokenizer.get_vocab_size(true);
-    let llama = Llama::new(model, weights, &Device::flex(), Form::Fused);
+    let llama = Llama::frozen(model, weights, compute);
     let mut generator = ChaCha8Rng::seed_from_u64(sampling.seed);
     let context = model.max_position_embeddings;
     let given = tokens.len();

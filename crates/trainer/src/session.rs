@@ -8,6 +8,7 @@ use opengpu_trainer_protocol::{
     InnerSettings, ModelConfig, ReplyBody, RequestBody, TokenFiles, TrainRequest, VERSION,
 };
 
+use crate::compute::Compute;
 use crate::error::{Result, TrainerError};
 use crate::tokens::{Pair, open_tokens};
 use crate::train::{InnerLoop, Progress, Signals};
@@ -32,6 +33,17 @@ struct Loaded {
     inner: InnerSettings,
     /// Made by the first assignment, so that evaluating needs no memory for moments.
     training: Option<InnerLoop>,
+}
+
+impl Loaded {
+    /// How held-out losses and samples are computed: as in training, but in float32, so
+    /// that they are the same on every processor.
+    fn exact(&self) -> Compute {
+        Compute {
+            document_mask: self.inner.document_mask,
+            ..Compute::float32()
+        }
+    }
 }
 
 impl Session {
@@ -78,8 +90,16 @@ impl Session {
                     pace.tell(reply, || (done, max_tokens as u64, 0.0));
                 };
                 let model = &loaded.model;
-                let text =
-                    sample::sample(model, &weights, &tokenizer, &sampling, signals, &mut report)?;
+                let compute = loaded.exact();
+                let text = sample::sample(
+                    model,
+                    &weights,
+                    &compute,
+                    &tokenizer,
+                    &sampling,
+                    signals,
+                    &mut report,
+                )?;
                 Ok(ReplyBody::Sampled { text })
             }
             RequestBody::Initialise { model, seed, out } => {
@@ -171,19 +191,21 @@ impl Session {
         if block_sequences == 0 {
             return Err(TrainerError::BadRequest("block_sequences is 0.".into()));
         }
-        let mut weights = flat::read(weights, model)?;
+        let weights = flat::read(weights, model)?;
         // A loop of its own, so that the real moments stay as they are.
         let mut training = InnerLoop::new(model, inner);
+        let mut llama = training.place(&weights);
+        drop(weights);
         let mut batch = Pair::default();
         for sequence in 0..inner.batch_sequences as u64 {
             let start = sequence % available * length as u64;
             batch.push(tokens, start, length)?;
         }
-        training.step(&mut weights, &batch, 0.0)?;
+        training.step(&mut llama, &batch, 0.0)?;
         let start = Instant::now();
         let mut done = 0;
         while done == 0 || start.elapsed() < CALIBRATION {
-            training.step(&mut weights, &batch, 0.0)?;
+            training.step(&mut llama, &batch, 0.0)?;
             done += batch.inputs.len();
         }
         let tokens_per_second = done as f64 / start.elapsed().as_secs_f64();
@@ -191,6 +213,8 @@ impl Session {
         Ok(ReplyBody::Calibrated {
             blocks_per_second,
             tokens_per_second,
+            micro_batch: training.micro_batch(),
+            numerics_class: training.numerics_class(),
         })
     }
 
@@ -208,7 +232,7 @@ impl Session {
             training,
         } = self.loaded()?;
         let tokens = tokens.as_mut().ok_or_else(no_tokens)?;
-        let mut weights = flat::read(weights, model)?;
+        let weights = flat::read(weights, model)?;
         let training = training.get_or_insert_with(|| InnerLoop::new(model, inner));
         let mut report = |Progress {
                               done,
@@ -223,7 +247,7 @@ impl Session {
                 tokens_per_second,
             });
         };
-        let trained = training.train(&mut weights, tokens, request, signals, &mut report)?;
+        let (trained, weights) = training.train(weights, tokens, request, signals, &mut report)?;
         flat::write(&request.out, &weights)?;
         Ok(ReplyBody::Trained {
             blocks_completed: trained.blocks,
@@ -231,6 +255,7 @@ impl Session {
             tokens: trained.tokens,
             loss: trained.loss,
             seconds: trained.seconds,
+            numerics_class: training.numerics_class(),
         })
     }
 
@@ -250,6 +275,7 @@ impl Session {
         let result = evaluate::evaluate(
             model,
             &weights,
+            &loaded.exact(),
             &mut tokens,
             max_windows,
             signals,
@@ -310,23 +336,8 @@ fn hello(version: u32) -> Result<ReplyBody> {
             "CPU ({threads} thread{})",
             if threads == 1 { "" } else { "s" }
         ),
-        numerics_class: format!(
-            "burn-flex {package} {} {} {threads}",
-            std::env::consts::ARCH,
-            vector_class()
-        ),
+        numerics_class: Compute::of(&InnerSettings::default()).0.numerics_class(0),
     })
-}
-
-/// The instruction set that decides how matrix products round.
-fn vector_class() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::arch::is_x86_feature_detected!("fma") {
-            return "fma";
-        }
-    }
-    "base"
 }
 
 fn no_tokens() -> TrainerError {

@@ -38,6 +38,25 @@ impl Pair {
     }
 }
 
+/// The token that ends a document; the next one begins with it.
+const END_OF_TEXT: u32 = opengpu_dataset::END_OF_TEXT_ID;
+
+/// For each token of sequences of `length`, the first place of its sequence that belongs to
+/// the same document.
+pub fn first_visible(tokens: &[u32], length: usize) -> Vec<u32> {
+    let mut first = Vec::with_capacity(tokens.len());
+    for sequence in tokens.chunks(length) {
+        let mut from = 0;
+        for (place, &token) in sequence.iter().enumerate() {
+            if token == END_OF_TEXT {
+                from = place as u32;
+            }
+            first.push(from);
+        }
+    }
+    first
+}
+
 /// Which sequences of a token stream a run's blocks are.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks {
@@ -63,6 +82,12 @@ impl Blocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_begins_with_the_end_of_the_one_before_and_a_sequence_anew() {
+        let tokens = [5, 6, 0, 7, 8, 0, 0, 9, 3, 4];
+        assert_eq!(first_visible(&tokens, 5), [0, 0, 2, 2, 2, 0, 1, 1, 1, 1]);
+    }
 
     #[test]
     fn an_epoch_of_blocks_has_every_sequence_once_and_no_block_is_a_stretch_of_text() {

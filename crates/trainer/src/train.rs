@@ -1,16 +1,20 @@
 //! Inner steps over an assignment's blocks.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
 use opengpu_dataset::TokenStream;
 use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig, TrainRequest};
 
 use crate::adamw::AdamW;
+use crate::compute::Compute;
 use crate::error::{Result, TrainerError};
 use crate::flat;
-use crate::model::{Form, Llama};
+use crate::gradient::Gradient;
+use crate::kernels::{OutOfMemory, buffer};
+use crate::memory::{self, Plan};
+use crate::model::Llama;
 use crate::tokens::{Blocks, Pair};
 
 /// How often progress is told.
@@ -53,75 +57,145 @@ pub struct Progress {
     pub tokens_per_second: f64,
 }
 
-/// One optimiser step after another on one model; the weights are flat.
+/// One optimiser step after another on one model.
 pub struct InnerLoop {
     model: ModelConfig,
     settings: InnerSettings,
-    device: Device,
+    compute: Compute,
+    plan: Plan,
     optimiser: AdamW,
-    gradient: Vec<f32>,
 }
 
 impl InnerLoop {
-    /// With zero moments.
+    /// With zero moments, on the CPU.
     pub fn new(model: &ModelConfig, settings: &InnerSettings) -> Self {
+        let (mut compute, complaint) = Compute::of(settings);
+        if let Some(complaint) = complaint {
+            eprintln!("{complaint}");
+        }
+        let batch = settings.batch_sequences;
+        let plan = Plan::fitting(model, batch, settings.recompute, memory::budget());
+        compute.recompute = plan.recompute;
         Self {
             model: model.clone(),
             settings: settings.clone(),
-            device: Device::flex().autodiff(),
-            optimiser: AdamW::new(model),
-            gradient: vec![0.0; model.parameters()],
+            compute,
+            plan,
+            optimiser: AdamW::default(),
         }
     }
 
+    /// With batches cut into parts of at most so many sequences.
+    pub fn with_micro_batch(mut self, sequences: usize) -> Self {
+        self.plan.micro_batch = sequences.clamp(1, self.settings.batch_sequences.max(1));
+        self
+    }
+
+    /// Inside one class the same assignment gives the same bytes.
+    pub fn numerics_class(&self) -> String {
+        self.compute.numerics_class(self.plan.micro_batch)
+    }
+
+    /// Sequences worked on at a time.
+    pub fn micro_batch(&self) -> usize {
+        self.plan.micro_batch
+    }
+
+    /// A model to train, with these flat weights.
+    pub fn place(&self, weights: &[f32]) -> Llama {
+        Llama::new(&self.model, weights, &self.compute)
+    }
+
     /// One step on a batch at a learning rate; returns the loss before it.
-    pub fn step(&mut self, weights: &mut [f32], batch: &Pair, rate: f64) -> Result<f64> {
-        let length = self.model.max_position_embeddings;
-        let llama = Llama::new(&self.model, weights, &self.device, Form::Fused);
-        let (inputs, targets) = (&batch.inputs, &batch.targets);
-        let loss = llama.loss_and_gradient(inputs, targets, length, &mut self.gradient);
+    pub fn step(&mut self, llama: &mut Llama, batch: &Pair, rate: f64) -> Result<f64> {
+        let (loss, gradient) = self.loss_and_gradient(llama, batch)?;
         if !loss.is_finite() {
             return Err(TrainerError::NotFinite(format!(
                 "The training loss became {loss}; lower the learning rate (it is {rate:.3e} here) \
                  or roll the run back to an earlier checkpoint."
             )));
         }
-        let norm = self
-            .optimiser
-            .step(weights, &self.gradient, &self.settings, rate);
+        let norm = self.optimiser.step(llama, gradient, &self.settings, rate);
         if !norm.is_finite() {
             return Err(TrainerError::NotFinite(format!(
                 "The gradient's norm became {norm} at a loss of {loss}; lower the learning rate \
                  (it is {rate:.3e} here) or roll the run back to an earlier checkpoint."
             )));
         }
-        Ok(f64::from(loss))
+        Ok(loss)
     }
 
-    /// Trains the assignment from `weights`, which then hold the result, until it is done
-    /// or a signal ends it. After an error the moments start again at zero.
+    /// Mean loss and gradient over a batch, in parts that fit into memory: where one does
+    /// not, the batch begins again with smaller ones.
+    fn loss_and_gradient(&mut self, llama: &mut Llama, batch: &Pair) -> Result<(f64, Gradient)> {
+        loop {
+            let plan = self.plan;
+            let attempt = || in_parts(llama, batch, self.model.max_position_embeddings, plan);
+            let bytes = match catch_unwind(AssertUnwindSafe(attempt)) {
+                Ok(result) => return Ok(result),
+                Err(panic) => match panic.downcast::<OutOfMemory>() {
+                    Ok(out_of_memory) => out_of_memory.bytes,
+                    Err(panic) => resume_unwind(panic),
+                },
+            };
+            buffer::release_idle();
+            let Some(smaller) = plan.smaller() else {
+                return Err(TrainerError::OutOfMemory(format!(
+                    "A training step of one sequence does not fit into memory ({bytes} bytes more \
+                     could not be had); train a smaller model or a shorter context here, or free \
+                     memory."
+                )));
+            };
+            eprintln!(
+                "Out of memory ({bytes} bytes more could not be had); going on with {} sequences \
+                 at a time{}.",
+                smaller.micro_batch,
+                if smaller.recompute {
+                    " and recomputation"
+                } else {
+                    ""
+                }
+            );
+            self.plan = smaller;
+            self.compute.recompute = smaller.recompute;
+            llama.set_recompute(smaller.recompute);
+        }
+    }
+
+    /// Trains the assignment from `weights` until it is done or a signal ends it; returns
+    /// the weights that result. After an error the moments start again at zero.
     pub fn train(
         &mut self,
-        weights: &mut [f32],
+        weights: Vec<f32>,
         tokens: &mut TokenStream,
         request: &TrainRequest,
         signals: &Signals,
         report: &mut dyn FnMut(Progress),
-    ) -> Result<Trained> {
+    ) -> Result<(Trained, Vec<f32>)> {
         let blocks = check(request, &self.model, &self.settings, tokens)?;
         if self.settings.state == InnerState::Reset {
-            self.optimiser = AdamW::new(&self.model);
+            self.optimiser = AdamW::default();
         }
-        let result = self.train_blocks(weights, tokens, request, blocks, signals, report);
-        if result.is_err() {
-            self.optimiser = AdamW::new(&self.model);
+        let mut llama = self.place(&weights);
+        drop(weights);
+        let result = self.train_blocks(&mut llama, tokens, request, blocks, signals, report);
+        buffer::release_idle();
+        match result {
+            Ok(trained) => {
+                let weights = llama.weights();
+                flat::check_finite(&weights, "the trained weights")?;
+                Ok((trained, weights))
+            }
+            Err(error) => {
+                self.optimiser = AdamW::default();
+                Err(error)
+            }
         }
-        result
     }
 
     fn train_blocks(
         &mut self,
-        weights: &mut [f32],
+        llama: &mut Llama,
         tokens: &mut TokenStream,
         request: &TrainRequest,
         blocks: Blocks,
@@ -151,7 +225,7 @@ impl InnerLoop {
                 let rate = self
                     .settings
                     .rate_at(from + (request.progress_to - from) * part);
-                let loss = self.step(weights, &batch, rate)?;
+                let loss = self.step(llama, &batch, rate)?;
                 losses += loss;
                 trained.steps += 1;
                 trained.tokens += batch.inputs.len() as u64;
@@ -174,11 +248,27 @@ impl InnerLoop {
                 break;
             }
         }
-        flat::check_finite(weights, "the trained weights")?;
         trained.loss = losses / (trained.steps.max(1)) as f64;
         trained.seconds = start.elapsed().as_secs_f64();
         Ok(trained)
     }
+}
+
+/// Mean loss and gradient over a batch, a part after the other.
+fn in_parts(llama: &mut Llama, batch: &Pair, length: usize, plan: Plan) -> (f64, Gradient) {
+    let part = plan.micro_batch * length;
+    let parts = batch.inputs.chunks(part).zip(batch.targets.chunks(part));
+    let (mut mean, mut sum) = (0.0, None::<Gradient>);
+    for (inputs, targets) in parts {
+        let share = inputs.len() as f32 / batch.inputs.len() as f32;
+        let (loss, gradient) = llama.loss_and_gradient(inputs, targets, length, share);
+        mean += f64::from(loss) * f64::from(share);
+        sum = Some(match sum {
+            None => gradient,
+            Some(sum) => sum.plus(gradient),
+        });
+    }
+    (mean, sum.expect("a batch has sequences"))
 }
 
 /// Loss and speed since the last progress.

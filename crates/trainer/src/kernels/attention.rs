@@ -1,11 +1,16 @@
-//! Causal grouped-query attention over one sequence, forwards and backwards.
+//! Causal grouped-query attention, forwards and backwards.
 //!
 //! Queries are taken in blocks, so that scores beyond the diagonal are mostly not computed
 //! and never more than a block of them is held; the backward pass computes them again from
-//! the saved logarithms of the row sums, as in FlashAttention (Dao et al. 2022).
+//! the saved logarithms of the row sums, as in FlashAttention (Dao et al. 2022). A
+//! key-value head of a sequence, with the queries that read it, is one task.
 
+use rayon::prelude::*;
+
+use super::buffer::Buffer;
 use super::exp::exp;
-use super::matrix::{Into, Matrix, multiply_strided};
+use super::matrix::{Into, Matrix, MatrixMut, multiply_here};
+use super::precision::Precision;
 use super::simd::{dot, largest, sum_of, vectorised};
 
 /// Sizes of an attention, and where things lie in a packed row: `heads` queries, then
@@ -29,57 +34,98 @@ impl Heads {
     pub fn width(self) -> usize {
         self.heads * self.head_width
     }
-    fn key_offset(self, head: usize) -> usize {
-        (self.heads + head * self.kv_heads / self.heads) * self.head_width
+    fn key_offset(self, kv_head: usize) -> usize {
+        (self.heads + kv_head) * self.head_width
     }
-    fn value_offset(self, head: usize) -> usize {
-        self.key_offset(head) + self.kv_heads * self.head_width
+    fn value_offset(self, kv_head: usize) -> usize {
+        self.key_offset(kv_head) + self.kv_heads * self.head_width
+    }
+    /// Query heads that read a key-value head.
+    fn readers(self, kv_head: usize) -> std::ops::Range<usize> {
+        let group = self.heads / self.kv_heads;
+        kv_head * group..(kv_head + 1) * group
     }
     fn scale(self) -> f32 {
         1.0 / (self.head_width as f32).sqrt()
     }
 }
 
-/// Queries in a block.
-const BLOCK: usize = 64;
+/// What a position may see, beside not looking ahead.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Visible<'a> {
+    /// For each row the first position of its sequence that it sees: where its document
+    /// begins. None: every earlier one.
+    pub from: Option<&'a [u32]>,
+}
 
-/// `out[T, heads·D]` and `log_sums[heads, T]` from rotated `packed[T, packed_width]`.
-pub fn forward(out: &mut [f32], log_sums: &mut [f32], packed: &[f32], sizes: Heads) {
-    let (width, stride) = (sizes.width(), sizes.packed_width());
-    let positions = packed.len() / stride;
-    let depth = sizes.head_width;
-    let mut scores = vec![0.0f32; BLOCK.min(positions) * positions];
-    for head in 0..sizes.heads {
-        let keys = &packed[sizes.key_offset(head)..];
-        let values = &packed[sizes.value_offset(head)..];
-        for first in (0..positions).step_by(BLOCK) {
-            let rows = BLOCK.min(positions - first);
-            let seen = first + rows;
-            let scores = &mut scores[..rows * seen];
-            let queries = &packed[first * stride + head * depth..];
-            let queries = Matrix::strided(queries, rows, depth, stride);
-            let keys = Matrix::strided(keys, seen, depth, stride);
-            multiply_strided(scores, seen, Into::Set, queries, keys.t());
-            let log_sums = &mut log_sums[head * positions + first..][..rows];
-            softmax_rows(scores, log_sums, seen, first, sizes.scale());
-            let out = &mut out[first * width + head * depth..];
-            let values = Matrix::strided(values, seen, depth, stride);
-            multiply_strided(
-                out,
-                width,
-                Into::Set,
-                Matrix::new(scores, rows, seen),
-                values,
-            );
-        }
+impl Visible<'_> {
+    /// First visible column of `count` rows from `row`, on.
+    fn of(&self, row: usize, count: usize) -> Option<&[u32]> {
+        self.from.map(|from| &from[row..row + count])
     }
 }
 
+/// Queries in a block.
+const BLOCK: usize = 64;
+
+/// `out[N, heads·D]` and `log_sums[N / T, heads, T]` from rotated `packed[N, packed_width]`
+/// of sequences of `length` positions, T.
+pub fn forward(
+    out: &mut [f32],
+    log_sums: &mut [f32],
+    packed: &[f32],
+    length: usize,
+    sizes: Heads,
+    visible: Visible,
+    precision: Precision,
+) {
+    let (width, stride, depth) = (sizes.width(), sizes.packed_width(), sizes.head_width);
+    let rows = packed.len() / stride;
+    let out = MatrixMut::new(out, rows, width);
+    let group = sizes.heads / sizes.kv_heads;
+    let task = |(task, log_sums): (usize, &mut [f32])| {
+        let (start, kv_head) = (task / sizes.kv_heads * length, task % sizes.kv_heads);
+        let packed = Matrix::new(packed, rows, stride).rows(start, length);
+        let keys = packed.columns(sizes.key_offset(kv_head), depth);
+        let values = packed.columns(sizes.value_offset(kv_head), depth);
+        let mut scores = Buffer::take(BLOCK.min(length) * length);
+        for (head, log_sums) in sizes.readers(kv_head).zip(log_sums.chunks_mut(length)) {
+            let queries = packed.columns(head * depth, depth);
+            for (first, log_sums) in (0..length).step_by(BLOCK).zip(log_sums.chunks_mut(BLOCK)) {
+                let count = log_sums.len();
+                let seen = first + count;
+                let scores = &mut scores[..count * seen];
+                let raw = MatrixMut::new(scores, count, seen);
+                let queries = queries.rows(first, count);
+                multiply_here(raw, Into::Set, queries, keys.rows(0, seen).t(), precision);
+                let hidden = visible.of(start + first, count);
+                softmax_rows(scores, log_sums, hidden, seen, first, sizes.scale());
+                // SAFETY: each head's columns of each block of rows are written once.
+                let out = unsafe { out.part((start + first, count), (head * depth, depth)) };
+                let scores = Matrix::new(scores, count, seen);
+                multiply_here(out, Into::Set, scores, values.rows(0, seen), precision);
+            }
+        }
+    };
+    let tasks = log_sums.par_chunks_mut(group * length).enumerate();
+    tasks.for_each(task);
+}
+
 vectorised! {
-    /// Turns raw scores into probabilities; row `i` sees the first `first + i + 1` columns.
-    fn softmax_rows(scores: &mut [f32], log_sums: &mut [f32], seen: usize, first: usize, scale: f32) {
+    /// Turns raw scores into probabilities; row `i` sees the columns from `from[i]` to
+    /// `first + i`.
+    fn softmax_rows(
+        scores: &mut [f32],
+        log_sums: &mut [f32],
+        from: Option<&[u32]>,
+        seen: usize,
+        first: usize,
+        scale: f32,
+    ) {
         for (i, (row, log_sum)) in scores.chunks_exact_mut(seen).zip(log_sums).enumerate() {
-            let (visible, hidden) = row.split_at_mut(first + i + 1);
+            let from = from.map_or(0, |from| from[i] as usize).min(first + i);
+            let (row, after) = row.split_at_mut(first + i + 1);
+            let (before, visible) = row.split_at_mut(from);
             let most = largest(visible);
             for score in visible.iter_mut() {
                 *score = exp((*score - most) * scale);
@@ -87,62 +133,94 @@ vectorised! {
             let sum = sum_of(visible, visible, |score, _| score);
             let inverse = 1.0 / sum;
             visible.iter_mut().for_each(|score| *score *= inverse);
-            hidden.fill(0.0);
+            before.fill(0.0);
+            after.fill(0.0);
             *log_sum = most * scale + sum.ln();
         }
     }
 }
 
-/// Gradient `dpacked[T, packed_width]` (given as zeros) of rotated queries, keys and
-/// values, from `dout[T, heads·D]` and what the forward pass left.
+/// What the forward pass was given and left behind.
+#[derive(Clone, Copy)]
+pub struct Saved<'a> {
+    /// Rotated queries and keys, and values `[N, packed_width]`.
+    pub packed: &'a [f32],
+    /// The result `[N, heads·D]`.
+    pub out: &'a [f32],
+    /// Logarithms of the softmax sums `[N / T, heads, T]`.
+    pub log_sums: &'a [f32],
+}
+
+/// Gradient `dpacked[N, packed_width]` of rotated queries, keys and values, from
+/// `dout[N, heads·D]`.
 pub fn backward(
     dpacked: &mut [f32],
     dout: &[f32],
-    out: &[f32],
-    log_sums: &[f32],
-    packed: &[f32],
+    saved: Saved,
+    length: usize,
     sizes: Heads,
+    visible: Visible,
+    precision: Precision,
 ) {
-    let (width, stride) = (sizes.width(), sizes.packed_width());
-    let positions = packed.len() / stride;
-    let depth = sizes.head_width;
-    let mut probabilities = vec![0.0f32; BLOCK.min(positions) * positions];
-    let mut gradients = vec![0.0f32; BLOCK.min(positions) * positions];
-    for head in 0..sizes.heads {
-        let (key, value) = (sizes.key_offset(head), sizes.value_offset(head));
-        for first in (0..positions).step_by(BLOCK) {
-            let rows = BLOCK.min(positions - first);
-            let seen = first + rows;
-            let probabilities = &mut probabilities[..rows * seen];
-            let gradients = &mut gradients[..rows * seen];
-            let queries = &packed[first * stride + head * depth..];
-            let queries = Matrix::strided(queries, rows, depth, stride);
-            let keys = Matrix::strided(&packed[key..], seen, depth, stride);
-            let values = Matrix::strided(&packed[value..], seen, depth, stride);
-            let dout_block = &dout[first * width + head * depth..];
-            let dout_rows = Matrix::strided(dout_block, rows, depth, width);
+    let (width, stride, depth) = (sizes.width(), sizes.packed_width(), sizes.head_width);
+    let rows = saved.packed.len() / stride;
+    let dpacked = MatrixMut::new(dpacked, rows, stride);
+    let task = |task: usize| {
+        let (start, kv_head) = (task / sizes.kv_heads * length, task % sizes.kv_heads);
+        let packed = Matrix::new(saved.packed, rows, stride).rows(start, length);
+        let dout_all = Matrix::new(dout, rows, width).rows(start, length);
+        let (key, value) = (sizes.key_offset(kv_head), sizes.value_offset(kv_head));
+        let (keys, values) = (packed.columns(key, depth), packed.columns(value, depth));
+        let block = BLOCK.min(length) * length;
+        let (mut probabilities, mut gradients) = (Buffer::take(block), Buffer::take(block));
+        // The last block sees every key, so that taking it first sets all of dK and dV.
+        let mut mode = Into::Set;
+        for head in sizes.readers(kv_head) {
+            let log_sums = &saved.log_sums[(start / length * sizes.heads + head) * length..];
+            let queries = packed.columns(head * depth, depth);
+            for first in (0..length).step_by(BLOCK).rev() {
+                let count = BLOCK.min(length - first);
+                let seen = first + count;
+                let probabilities = &mut probabilities[..count * seen];
+                let gradients = &mut gradients[..count * seen];
+                let queries = queries.rows(first, count);
+                let (keys, values) = (keys.rows(0, seen), values.rows(0, seen));
+                let dout_rows = dout_all.columns(head * depth, depth).rows(first, count);
 
-            multiply_strided(probabilities, seen, Into::Set, queries, keys.t());
-            multiply_strided(gradients, seen, Into::Set, dout_rows, values.t());
-            score_gradients(
-                probabilities,
-                gradients,
-                &log_sums[head * positions + first..][..rows],
-                dout_block,
-                &out[first * width + head * depth..],
-                [seen, first, width, depth],
-                sizes.scale(),
-            );
-            let probabilities = Matrix::new(probabilities, rows, seen);
-            let gradients = Matrix::new(gradients, rows, seen);
-            let dvalues = &mut dpacked[value..];
-            multiply_strided(dvalues, stride, Into::Add, probabilities.t(), dout_rows);
-            let dkeys = &mut dpacked[key..];
-            multiply_strided(dkeys, stride, Into::Add, gradients.t(), queries);
-            let dqueries = &mut dpacked[first * stride + head * depth..];
-            multiply_strided(dqueries, stride, Into::Set, gradients, keys);
+                let raw = MatrixMut::new(probabilities, count, seen);
+                multiply_here(raw, Into::Set, queries, keys.t(), precision);
+                let raw = MatrixMut::new(gradients, count, seen);
+                multiply_here(raw, Into::Set, dout_rows, values.t(), precision);
+                let place = (start + first) * width + head * depth;
+                score_gradients(
+                    probabilities,
+                    gradients,
+                    &log_sums[first..first + count],
+                    &dout[place..],
+                    &saved.out[place..],
+                    visible.of(start + first, count),
+                    [seen, first, width, depth],
+                    sizes.scale(),
+                );
+                let probabilities = Matrix::new(probabilities, count, seen);
+                let gradients = Matrix::new(gradients, count, seen);
+                // SAFETY: a task writes the columns of its own key-value head and of the
+                // heads that read it, one product after the other.
+                unsafe {
+                    let dvalues = dpacked.part((start, seen), (value, depth));
+                    multiply_here(dvalues, mode, probabilities.t(), dout_rows, precision);
+                    let dkeys = dpacked.part((start, seen), (key, depth));
+                    multiply_here(dkeys, mode, gradients.t(), queries, precision);
+                    let dqueries = dpacked.part((start + first, count), (head * depth, depth));
+                    multiply_here(dqueries, Into::Set, gradients, keys, precision);
+                }
+                mode = Into::Add;
+            }
         }
-    }
+    };
+    (0..rows / length * sizes.kv_heads)
+        .into_par_iter()
+        .for_each(task);
 }
 
 vectorised! {
@@ -155,6 +233,7 @@ vectorised! {
         log_sums: &[f32],
         dout: &[f32],
         out: &[f32],
+        from: Option<&[u32]>,
         sizes: [usize; 4],
         scale: f32,
     ) {
@@ -163,15 +242,17 @@ vectorised! {
         for (i, ((scores, gradients), &log_sum)) in rows.enumerate() {
             let row = i * stride..i * stride + depth;
             let along = dot(&dout[row.clone()], &out[row]);
-            let (visible, hidden) = scores.split_at_mut(first + i + 1);
-            let (visible_gradients, hidden_gradients) = gradients.split_at_mut(first + i + 1);
-            for (score, gradient) in visible.iter_mut().zip(visible_gradients) {
+            let from = from.map_or(0, |from| from[i] as usize).min(first + i);
+            let visible = from..first + i + 1;
+            for (score, gradient) in scores[visible.clone()].iter_mut().zip(&mut gradients[visible.clone()]) {
                 let probability = exp(*score * scale - log_sum);
                 *gradient = probability * (*gradient - along) * scale;
                 *score = probability;
             }
-            hidden.fill(0.0);
-            hidden_gradients.fill(0.0);
+            for hidden in [0..visible.start, visible.end..seen] {
+                scores[hidden.clone()].fill(0.0);
+                gradients[hidden].fill(0.0);
+            }
         }
     }
 }

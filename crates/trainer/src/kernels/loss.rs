@@ -4,28 +4,36 @@
 //! needed by nobody; the gradients are computed in the forward pass while a slice of them
 //! is in the cache, as in Liger Kernel's fused linear cross-entropy (Hsu et al. 2024).
 
+use super::buffer::Buffer;
 use super::exp::exp;
 use super::matrix::{Into, Matrix, for_tasks, multiply};
+use super::precision::Precision;
 use super::simd::{largest, sum_of, vectorised};
 
 /// Logits held at a time, about.
-const SLICE: usize = 1 << 18;
+const SLICE: usize = 1 << 21;
 
 /// Losses of `x[N, C]` against `targets[N]`, in nats, under `weight[V, C]`.
-pub fn token_losses(x: &[f32], weight: &[f32], targets: &[usize], vocabulary: usize) -> Vec<f32> {
+pub fn token_losses(
+    x: &[f32],
+    weight: &[f32],
+    targets: &[u32],
+    vocabulary: usize,
+    precision: Precision,
+) -> Buffer {
     let width = weight.len() / vocabulary;
-    let mut losses = vec![0.0; targets.len()];
+    let mut losses = Buffer::take(targets.len());
     let rows = slice_rows(vocabulary);
-    let mut logits = vec![0.0; rows.min(targets.len()) * vocabulary];
+    let mut logits = Buffer::take(rows.min(targets.len()) * vocabulary);
     let slices = x
         .chunks(rows * width)
         .zip(targets.chunks(rows))
         .zip(losses.chunks_mut(rows));
     for ((x, targets), losses) in slices {
         let logits = &mut logits[..targets.len() * vocabulary];
-        project(logits, x, weight, vocabulary);
+        project(logits, x, weight, vocabulary, precision);
         for ((logits, &target), loss) in logits.chunks_exact(vocabulary).zip(targets).zip(losses) {
-            *loss = row_loss(logits, target);
+            *loss = row_loss(logits, target as usize);
         }
     }
     losses
@@ -35,14 +43,16 @@ pub fn token_losses(x: &[f32], weight: &[f32], targets: &[usize], vocabulary: us
 pub fn mean_loss_and_gradients(
     x: &[f32],
     weight: &[f32],
-    targets: &[usize],
+    targets: &[u32],
     vocabulary: usize,
-) -> (f32, Vec<f32>, Vec<f32>) {
+    precision: Precision,
+) -> (f32, Buffer, Buffer) {
     let width = weight.len() / vocabulary;
     let rows = slice_rows(vocabulary);
-    let mut dx = vec![0.0; x.len()];
-    let mut dweight = vec![0.0; weight.len()];
-    let mut logits = vec![0.0; rows.min(targets.len()) * vocabulary];
+    let mut dx = Buffer::take(x.len());
+    let mut dweight = Buffer::take(weight.len());
+    let mut mode = Into::Set;
+    let mut logits = Buffer::take(rows.min(targets.len()) * vocabulary);
     let scale = 1.0 / targets.len() as f32;
     let mut sum = 0.0f64;
     let slices = x
@@ -52,51 +62,43 @@ pub fn mean_loss_and_gradients(
     for ((x, dx), targets) in slices {
         let count = targets.len();
         let logits = &mut logits[..count * vocabulary];
-        project(logits, x, weight, vocabulary);
+        project(logits, x, weight, vocabulary, precision);
         // The row's loss is put where its target's gradient goes, then exchanged for it.
         let task = 16;
         for_tasks(logits, task * vocabulary, |part, logits| {
             let targets = &targets[part * task..];
             for (logits, &target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
-                row_gradient(logits, target, scale);
+                row_gradient(logits, target as usize, scale);
             }
         });
         for (logits, &target) in logits.chunks_exact_mut(vocabulary).zip(targets) {
-            sum += f64::from(logits[target]);
+            let loss = &mut logits[target as usize];
+            sum += f64::from(*loss);
             // p = e^-loss
-            logits[target] = (exp(-logits[target]) - 1.0) * scale;
+            *loss = (exp(-*loss) - 1.0) * scale;
         }
         let gradient = Matrix::new(logits, count, vocabulary);
-        multiply(
-            dx,
-            Into::Set,
-            gradient,
-            Matrix::new(weight, vocabulary, width),
-        );
-        multiply(
-            &mut dweight,
-            Into::Add,
-            gradient.t(),
-            Matrix::new(x, count, width),
-        );
+        let weight = Matrix::new(weight, vocabulary, width);
+        multiply(dx, Into::Set, gradient, weight, precision);
+        let x = Matrix::new(x, count, width);
+        multiply(&mut dweight, mode, gradient.t(), x, precision);
+        mode = Into::Add;
     }
     ((sum / targets.len() as f64) as f32, dx, dweight)
 }
 
 /// `logits[N, V] = x[N, C] · weight[V, C]ᵀ`.
-pub fn project(logits: &mut [f32], x: &[f32], weight: &[f32], vocabulary: usize) {
+fn project(logits: &mut [f32], x: &[f32], weight: &[f32], vocabulary: usize, precision: Precision) {
     let width = weight.len() / vocabulary;
     let x = Matrix::new(x, x.len() / width, width);
-    multiply(
-        logits,
-        Into::Set,
-        x,
-        Matrix::new(weight, vocabulary, width).t(),
-    );
+    let weight = Matrix::new(weight, vocabulary, width);
+    multiply(logits, Into::Set, x, weight.t(), precision);
 }
 
+/// Rows whose logits are held at a time: enough that the weight and its gradient are not
+/// read for a few of them only.
 fn slice_rows(vocabulary: usize) -> usize {
-    (SLICE / vocabulary).next_multiple_of(16).max(64)
+    (SLICE / vocabulary).next_multiple_of(16).max(128)
 }
 
 vectorised! {

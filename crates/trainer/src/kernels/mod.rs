@@ -5,11 +5,18 @@
 //! multiply-add is used outside the matrix products, so that only those decide the
 //! trainer's numerics class.
 
+pub mod adamw;
 pub mod attention;
+pub mod buffer;
 pub mod exp;
 pub mod loss;
 pub mod matrix;
 pub mod norm;
+mod out_of_memory;
+pub mod precision;
+mod product;
 pub mod rotary;
 pub mod simd;
 pub mod swiglu;
+
+pub use out_of_memory::OutOfMemory;

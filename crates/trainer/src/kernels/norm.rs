@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::buffer::Buffer;
 use super::matrix::ROWS_PER_TASK;
 use super::simd::{dot, sum_of, vectorised};
 
@@ -26,7 +27,7 @@ vectorised! {
 }
 
 /// Adds the gradient of `x` to `dx` and returns that of `gain`, given `dy = dL/dy`.
-pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], gain: &[f32], eps: f32) -> Vec<f32> {
+pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], gain: &[f32], eps: f32) -> Buffer {
     let width = gain.len();
     let task = ROWS_PER_TASK * width;
     let partial: Vec<Vec<f32>> = dx
@@ -45,7 +46,7 @@ pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], gain: &[f32], eps: f32) -
             dgain
         })
         .collect();
-    let mut dgain = vec![0.0; width];
+    let mut dgain = Buffer::zeros(width);
     for partial in partial {
         dgain
             .iter_mut()

@@ -1,6 +1,8 @@
 //! Rotary position embeddings (Su et al. 2021) in Hugging Face's convention: element `d`
 //! of a head is paired with element `d + D/2`.
 
+use super::attention::Heads;
+use super::matrix::{ROWS_PER_TASK, for_tasks};
 use super::simd::vectorised;
 
 /// For each position a row of `D` numbers: the cosines of the `D/2` angles, then the sines.
@@ -32,28 +34,31 @@ pub fn table(positions: usize, head_width: usize, theta: f64) -> Vec<f32> {
     table
 }
 
+/// Rotates queries and keys of `packed[N, packed_width]` in place, each row by its position
+/// in its sequence of `length` rows; `direction` is 1 forwards and -1 for the gradient.
+pub fn rotate(packed: &mut [f32], sizes: Heads, table: &[f32], length: usize, direction: f32) {
+    let width = sizes.packed_width();
+    for_tasks(packed, ROWS_PER_TASK * width, |part, packed| {
+        let mut row = part * ROWS_PER_TASK;
+        for packed in packed.chunks_exact_mut(width) {
+            let angles = &table[row % length * sizes.head_width..][..sizes.head_width];
+            let turned = (sizes.heads + sizes.kv_heads) * sizes.head_width;
+            rotate_row(&mut packed[..turned], angles, direction);
+            row += 1;
+        }
+    });
+}
+
 vectorised! {
-    /// Rotates the first `heads` heads of each row of `packed[T, row_width]` in place, row
-    /// `t` by position `t`; `direction` is 1 forwards and -1 for the gradient.
-    pub fn rotate(
-        packed: &mut [f32],
-        row_width: usize,
-        heads: usize,
-        table: &[f32],
-        head_width: usize,
-        direction: f32,
-    ) {
-        let half = head_width / 2;
-        for (row, angles) in packed.chunks_exact_mut(row_width).zip(table.chunks_exact(head_width)) {
-            let (cosines, sines) = angles.split_at(half);
-            for head in row[..heads * head_width].chunks_exact_mut(head_width) {
-                let (first, second) = head.split_at_mut(half);
-                let pairs = first.iter_mut().zip(second).zip(cosines).zip(sines);
-                for (((first, second), &cosine), &sine) in pairs {
-                    let (a, b, sine) = (*first, *second, sine * direction);
-                    *first = a * cosine - b * sine;
-                    *second = b * cosine + a * sine;
-                }
+    fn rotate_row(heads: &mut [f32], angles: &[f32], direction: f32) {
+        let (cosines, sines) = angles.split_at(angles.len() / 2);
+        for head in heads.chunks_exact_mut(angles.len()) {
+            let (first, second) = head.split_at_mut(cosines.len());
+            let pairs = first.iter_mut().zip(second).zip(cosines).zip(sines);
+            for (((first, second), &cosine), &sine) in pairs {
+                let (a, b, sine) = (*first, *second, sine * direction);
+                *first = a * cosine - b * sine;
+                *second = b * cosine + a * sine;
             }
         }
     }

@@ -25,37 +25,30 @@ vectorised! {
     }
 }
 
-/// From `dhidden[N, F]` the gradient `dgate_up[N, 2F]`; `dhidden` then holds the hidden
-/// values themselves, which the gradient of the down projection needs.
-pub fn backward(dgate_up: &mut [f32], dhidden: &mut [f32], gate_up: &[f32], width: usize) {
+/// From `dhidden[N, F]` and `gate_up[N, 2F]` the gradient of the latter, in its place;
+/// `dhidden` then holds the hidden values themselves, which the gradient of the down
+/// projection needs.
+pub fn backward(gate_up: &mut [f32], dhidden: &mut [f32], width: usize) {
     let rows = ROWS_PER_TASK;
-    dgate_up
+    gate_up
         .par_chunks_mut(rows * 2 * width)
         .zip(dhidden.par_chunks_mut(rows * width))
-        .zip(gate_up.par_chunks(rows * 2 * width))
-        .for_each(|((dgate_up, dhidden), gate_up)| {
-            backward_rows(dgate_up, dhidden, gate_up, width);
-        });
+        .for_each(|(gate_up, dhidden)| backward_rows(gate_up, dhidden, width));
 }
 
 vectorised! {
-    fn backward_rows(dgate_up: &mut [f32], dhidden: &mut [f32], gate_up: &[f32], width: usize) {
-        let rows = dgate_up
-            .chunks_exact_mut(2 * width)
-            .zip(dhidden.chunks_exact_mut(width))
-            .zip(gate_up.chunks_exact(2 * width));
-        for ((dgate_up, dhidden), gate_up) in rows {
-            let (dgate, dup) = dgate_up.split_at_mut(width);
-            let (gate, up) = gate_up.split_at(width);
-            let columns = dgate.iter_mut().zip(dup).zip(dhidden).zip(gate).zip(up);
-            for ((((dgate, dup), dhidden), &gate), &up) in columns {
-                let sigmoid = 1.0 / (1.0 + exp(-gate));
-                let silu = gate * sigmoid;
-                let dh = *dhidden;
-                *dup = dh * silu;
+    fn backward_rows(gate_up: &mut [f32], dhidden: &mut [f32], width: usize) {
+        let rows = gate_up.chunks_exact_mut(2 * width).zip(dhidden.chunks_exact_mut(width));
+        for (gate_up, dhidden) in rows {
+            let (gate, up) = gate_up.split_at_mut(width);
+            for ((gate, up), dhidden) in gate.iter_mut().zip(up).zip(dhidden) {
+                let sigmoid = 1.0 / (1.0 + exp(-*gate));
+                let silu = *gate * sigmoid;
+                let (dh, factor) = (*dhidden, *up);
+                *dhidden = silu * factor;
+                *up = dh * silu;
                 // silu'(g) = sigmoid(g) (1 + g (1 - sigmoid(g)))
-                *dgate = dh * up * (sigmoid + silu * (1.0 - sigmoid));
-                *dhidden = silu * up;
+                *gate = dh * factor * (sigmoid + silu * (1.0 - sigmoid));
             }
         }
     }

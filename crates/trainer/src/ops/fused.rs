@@ -1,13 +1,13 @@
-//! The differentiable operations that the model is made of.
+//! The operations that the model is made of, dispatched to the backend of their tensors.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor};
 
-use super::AttentionSizes;
+use super::{LayerSettings, Numerics};
+use crate::kernels::adamw::Step;
 
-/// The fused operations, dispatched to the backend of their tensors. Shapes are those of
-/// the functions of the same names below.
+/// The fused operations. Shapes are those of the functions of the same names below.
 #[backend_extension(Flex, Autodiff)]
 pub trait FusedOps: Backend {
     /// See [`embed`].
@@ -16,23 +16,22 @@ pub trait FusedOps: Backend {
     /// See [`norm`].
     fn norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
 
-    /// See [`attention_block`].
-    fn attention_block(
+    /// See [`layer`].
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "tensors can only be passed one by one"
+    )]
+    fn layer(
         x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
+        attention_norm: FloatTensor<Self>,
         qkv: FloatTensor<Self>,
         output: FloatTensor<Self>,
-        rotary: FloatTensor<Self>,
-        sizes: AttentionSizes,
-    ) -> FloatTensor<Self>;
-
-    /// See [`mlp_block`].
-    fn mlp_block(
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
+        mlp_norm: FloatTensor<Self>,
         gate_up: FloatTensor<Self>,
         down: FloatTensor<Self>,
-        eps: f32,
+        rotary: FloatTensor<Self>,
+        visible_from: IntTensor<Self>,
+        settings: LayerSettings,
     ) -> FloatTensor<Self>;
 
     /// See [`head_loss`].
@@ -41,7 +40,7 @@ pub trait FusedOps: Backend {
         gain: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
-        eps: f32,
+        numerics: Numerics,
     ) -> FloatTensor<Self>;
 
     /// See [`head_token_losses`].
@@ -50,8 +49,37 @@ pub trait FusedOps: Backend {
         gain: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         targets: IntTensor<Self>,
-        eps: f32,
+        numerics: Numerics,
     ) -> FloatTensor<Self>;
+
+    /// See [`squares`].
+    fn squares(numbers: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`adamw`].
+    fn adamw(
+        weights: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        step: Step,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// The tensors of a decoder layer, of width `C` and feed-forward width `F`.
+#[derive(Clone, Debug)]
+pub struct LayerWeights {
+    /// Gain of the first RMSNorm `[C]`.
+    pub attention_norm: Tensor<1>,
+    /// Query, key and value projections, stacked `[(heads + 2 kv_heads)·D, C]`.
+    pub qkv: Tensor<2>,
+    /// Output projection `[C, heads·D]`.
+    pub output: Tensor<2>,
+    /// Gain of the second RMSNorm `[C]`.
+    pub mlp_norm: Tensor<1>,
+    /// Gate and up projections, stacked `[2F, C]`.
+    pub gate_up: Tensor<2>,
+    /// Down projection `[C, F]`.
+    pub down: Tensor<2>,
 }
 
 /// Rows of `table[V, C]` at `tokens[N]`: `[N, C]`.
@@ -67,41 +95,27 @@ pub fn norm(x: Tensor<2>, gain: Tensor<1>, eps: f32) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::norm(x.into_dispatch(), gain.into_dispatch(), eps))
 }
 
-/// `x + Attention(RMSNorm(x))` on the residual stream `x[N, C]`, with `gain[C]`, stacked
-/// projections `qkv[(heads + 2 kv_heads)·D, C]`, `output[C, heads·D]` and the rotary table.
-pub fn attention_block(
+/// A decoder layer on the residual stream `x[N, C]`: `m = x + Attention(RMSNorm(x))`, then
+/// `m + down(silu(gate(n)) · up(n))` with `n = RMSNorm(m)`. Row `i` of a sequence sees the
+/// rows from `visible_from[i]` to itself.
+pub fn layer(
     x: Tensor<2>,
-    gain: Tensor<1>,
-    qkv: Tensor<2>,
-    output: Tensor<2>,
+    weights: LayerWeights,
     rotary: Tensor<2>,
-    sizes: AttentionSizes,
+    visible_from: Tensor<1, Int>,
+    settings: LayerSettings,
 ) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::attention_block(
+    Tensor::from_dispatch(Dispatch::layer(
         x.into_dispatch(),
-        gain.into_dispatch(),
-        qkv.into_dispatch(),
-        output.into_dispatch(),
+        weights.attention_norm.into_dispatch(),
+        weights.qkv.into_dispatch(),
+        weights.output.into_dispatch(),
+        weights.mlp_norm.into_dispatch(),
+        weights.gate_up.into_dispatch(),
+        weights.down.into_dispatch(),
         rotary.into_dispatch(),
-        sizes,
-    ))
-}
-
-/// `x + down(silu(gate(n)) · up(n))` with `n = RMSNorm(x)`, for `x[N, C]`, `gain[C]`,
-/// stacked `gate_up[2F, C]` and `down[C, F]`.
-pub fn mlp_block(
-    x: Tensor<2>,
-    gain: Tensor<1>,
-    gate_up: Tensor<2>,
-    down: Tensor<2>,
-    eps: f32,
-) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::mlp_block(
-        x.into_dispatch(),
-        gain.into_dispatch(),
-        gate_up.into_dispatch(),
-        down.into_dispatch(),
-        eps,
+        visible_from.into_dispatch(),
+        settings,
     ))
 }
 
@@ -112,14 +126,14 @@ pub fn head_loss(
     gain: Tensor<1>,
     weight: Tensor<2>,
     targets: Tensor<1, Int>,
-    eps: f32,
+    numerics: Numerics,
 ) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::head_loss(
         x.into_dispatch(),
         gain.into_dispatch(),
         weight.into_dispatch(),
         targets.into_dispatch(),
-        eps,
+        numerics,
     ))
 }
 
@@ -129,13 +143,26 @@ pub fn head_token_losses(
     gain: Tensor<1>,
     weight: Tensor<2>,
     targets: Tensor<1, Int>,
-    eps: f32,
+    numerics: Numerics,
 ) -> Tensor<1> {
     Tensor::from_dispatch(Dispatch::head_token_losses(
         x.into_dispatch(),
         gain.into_dispatch(),
         weight.into_dispatch(),
         targets.into_dispatch(),
-        eps,
+        numerics,
     ))
+}
+
+/// Sum of the squares `[1]`; without a gradient.
+pub fn squares(numbers: Tensor<1>) -> Tensor<1> {
+    Tensor::from_dispatch(Dispatch::squares(numbers.into_dispatch()))
+}
+
+/// One step of AdamW on weights and their first and second moments, in place.
+pub fn adamw(state: [Tensor<1>; 3], gradient: Tensor<1>, step: Step) -> [Tensor<1>; 3] {
+    let [weights, first, second] = state.map(Tensor::into_dispatch);
+    let (weights, first, second) =
+        Dispatch::adamw(weights, first, second, gradient.into_dispatch(), step);
+    [weights, first, second].map(Tensor::from_dispatch)
 }

@@ -1,8 +1,8 @@
 //! The model's hot operations as Burn backend extensions, each with a gradient of its own.
 //!
 //! Burn's autodiff takes softmax, log-softmax, SiLU, RMSNorm and attention apart into
-//! primitive steps with a buffer each. Here half a decoder layer is one step of the
-//! graph. [`FusedOps`] is what the model calls; a backend joins by implementing
+//! primitive steps with a buffer each. Here a decoder layer is one step of the graph.
+//! [`FusedOps`] is what the model calls; a backend joins by implementing
 //! [`FusedKernels`]. The same functions in ordinary Burn operations are in [`plain`]: they
 //! run on every backend and are what the fused ones are tested against.
 
@@ -11,22 +11,39 @@ mod flex;
 mod fused;
 pub mod plain;
 
-pub use fused::{FusedOps, attention_block, embed, head_loss, head_token_losses, mlp_block, norm};
+pub use fused::{
+    FusedOps, LayerWeights, adamw, embed, head_loss, head_token_losses, layer, norm, squares,
+};
 
 use burn::backend::Backend;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
+use crate::kernels::adamw::Step;
 use crate::kernels::attention::Heads;
+use crate::kernels::precision::Precision;
 
-/// Numbers that an attention block needs beside its tensors.
+/// How every operation computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AttentionSizes {
+pub struct Numerics {
+    /// Added to the mean square in RMSNorm.
+    pub eps: f32,
+    /// Of the matrix products.
+    pub precision: Precision,
+}
+
+/// Numbers that a layer needs beside its tensors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerSettings {
     /// Positions of one sequence; a batch is several sequences one after the other.
     pub sequence: usize,
     /// Heads and their width.
     pub heads: Heads,
-    /// Added to the mean square in RMSNorm.
-    pub eps: f32,
+    /// How it computes.
+    pub numerics: Numerics,
+    /// Whether the gradient computes the forward pass again rather than keeping what it
+    /// needs of it: less memory, a third more work (activation checkpointing, Chen et al.
+    /// 2016).
+    pub recompute: bool,
 }
 
 /// Tensors of an attention block.
@@ -42,6 +59,8 @@ pub struct AttentionInputs<B: Backend> {
     pub output: FloatTensor<B>,
     /// Rotary table `[sequence or more, D]`, see [`crate::kernels::rotary::table`].
     pub rotary: FloatTensor<B>,
+    /// First position `[N]` of its sequence that each row sees.
+    pub visible_from: IntTensor<B>,
 }
 
 /// What an attention block keeps for its gradient.
@@ -105,38 +124,51 @@ pub trait FusedKernels: Backend {
     /// `x + Attention(RMSNorm(x))`.
     fn attention_forward(
         inputs: &AttentionInputs<Self>,
-        sizes: AttentionSizes,
+        settings: LayerSettings,
     ) -> (FloatTensor<Self>, AttentionSaved<Self>);
     /// Gradients of `x`, `gain`, `qkv` and `output`.
     fn attention_backward(
         dy: FloatTensor<Self>,
         inputs: AttentionInputs<Self>,
         saved: AttentionSaved<Self>,
-        sizes: AttentionSizes,
+        settings: LayerSettings,
     ) -> [FloatTensor<Self>; 4];
 
     /// `x + SwiGLU(RMSNorm(x))`, and the gate and up values that the gradient needs.
-    fn mlp_forward(inputs: &MlpInputs<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn mlp_forward(
+        inputs: &MlpInputs<Self>,
+        numerics: Numerics,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
     /// Gradients of `x`, `gain`, `gate_up` and `down`.
     fn mlp_backward(
         dy: FloatTensor<Self>,
         inputs: MlpInputs<Self>,
         gate_up: FloatTensor<Self>,
-        eps: f32,
+        numerics: Numerics,
     ) -> [FloatTensor<Self>; 4];
 
     /// Loss `[N]` of every row against `targets[N]`, in nats.
     fn head_losses(
         inputs: &HeadInputs<Self>,
         targets: IntTensor<Self>,
-        eps: f32,
+        numerics: Numerics,
     ) -> FloatTensor<Self>;
     /// Mean loss `[1]`, and its gradients by the inputs.
     fn head_gradients(
         inputs: HeadInputs<Self>,
         targets: IntTensor<Self>,
-        eps: f32,
+        numerics: Numerics,
     ) -> (FloatTensor<Self>, [FloatTensor<Self>; 3]);
     /// `gradient · factor[1]`.
     fn scale(gradient: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// Sum of the squares `[1]`.
+    fn sum_of_squares(numbers: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// One step of AdamW on a tensor's weights and first and second moments, which come
+    /// back, in their own memory where nobody else holds it.
+    fn adamw_step(
+        state: [FloatTensor<Self>; 3],
+        gradient: FloatTensor<Self>,
+        step: Step,
+    ) -> [FloatTensor<Self>; 3];
 }

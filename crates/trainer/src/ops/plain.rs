@@ -4,9 +4,11 @@
 //! compute.
 
 use burn::tensor::activation::{log_softmax, silu, softmax};
-use burn::tensor::{Bool, Int, Tensor};
+use burn::tensor::{Int, Tensor};
 
-use super::AttentionSizes;
+use super::{LayerSettings, LayerWeights, Numerics};
+use crate::kernels::adamw::Step;
+use crate::kernels::attention::Heads;
 
 /// See [`super::embed`].
 pub fn embed(table: Tensor<2>, tokens: Tensor<1, Int>) -> Tensor<2> {
@@ -25,23 +27,41 @@ pub fn norm(x: Tensor<2>, gain: Tensor<1>, eps: f32) -> Tensor<2> {
     x * scale * gain.unsqueeze()
 }
 
-/// See [`super::attention_block`].
-pub fn attention_block(
+/// See [`super::layer`].
+pub fn layer(
     x: Tensor<2>,
-    gain: Tensor<1>,
-    qkv: Tensor<2>,
-    output: Tensor<2>,
+    weights: LayerWeights,
     rotary: Tensor<2>,
-    sizes: AttentionSizes,
+    visible_from: Tensor<1, Int>,
+    settings: LayerSettings,
 ) -> Tensor<2> {
-    let [rows, _] = x.dims();
-    let (time, batch) = (sizes.sequence, rows / sizes.sequence);
-    let (heads, kv_heads, depth) = (
-        sizes.heads.heads,
-        sizes.heads.kv_heads,
-        sizes.heads.head_width,
-    );
-    let packed = norm(x.clone(), gain, sizes.eps).matmul(qkv.transpose()); // [B·T, (H+2K)·D]
+    let eps = settings.numerics.eps;
+    let normalised = norm(x.clone(), weights.attention_norm, eps);
+    let packed = normalised.matmul(weights.qkv.transpose()); // [N, (H+2K)·D]
+    let mixed = attention(packed, rotary, visible_from, settings);
+    let x = x + mixed.matmul(weights.output.transpose());
+    let [_, hidden] = weights.down.dims();
+    let normalised = norm(x.clone(), weights.mlp_norm, eps);
+    let projected = normalised.matmul(weights.gate_up.transpose()); // [N, 2F]
+    let gate = projected.clone().narrow(1, 0, hidden);
+    let up = projected.narrow(1, hidden, hidden);
+    x + (silu(gate) * up).matmul(weights.down.transpose())
+}
+
+/// Grouped-query attention `[N, H·D]` of packed projections.
+fn attention(
+    packed: Tensor<2>,
+    rotary: Tensor<2>,
+    visible_from: Tensor<1, Int>,
+    settings: LayerSettings,
+) -> Tensor<2> {
+    let [rows, _] = packed.dims();
+    let (time, batch) = (settings.sequence, rows / settings.sequence);
+    let Heads {
+        heads,
+        kv_heads,
+        head_width: depth,
+    } = settings.heads;
     let packed = packed
         .reshape([batch, time, heads + 2 * kv_heads, depth])
         .swap_dims(1, 2);
@@ -58,11 +78,19 @@ pub fn attention_block(
     let scores = queries
         .matmul(spread(keys).transpose())
         .div_scalar((depth as f32).sqrt());
-    let future: Tensor<2, Bool> = Tensor::tril_mask([time, time], 0, &x.device());
-    let scores = scores.mask_fill(future.unsqueeze(), f32::NEG_INFINITY); // [B, H, T, T]
+    let device = scores.device();
+    let columns = Tensor::<1, Int>::arange(0..time as i64, &device).reshape([1, 1, 1, time]);
+    let columns = columns.expand([batch, 1, time, time]);
+    let rows_at = Tensor::<1, Int>::arange(0..time as i64, &device).reshape([1, 1, time, 1]);
+    let from = visible_from.reshape([batch, 1, time, 1]);
+    let after = columns
+        .clone()
+        .greater(rows_at.expand([batch, 1, time, time]));
+    let before = columns.lower(from.expand([batch, 1, time, time]));
+    let hidden = after.bool_or(before).expand([batch, heads, time, time]);
+    let scores = scores.mask_fill(hidden, f32::NEG_INFINITY); // [B, H, T, T]
     let mixed = softmax(scores, 3).matmul(spread(values)); // [B, H, T, D]
-    let mixed = mixed.swap_dims(1, 2).reshape([rows, heads * depth]);
-    x + mixed.matmul(output.transpose())
+    mixed.swap_dims(1, 2).reshape([rows, heads * depth])
 }
 
 /// Rotary embedding of `x[B, n, T, D]` with `table[T, D]`: `D/2` cosines, `D/2` sines.
@@ -78,32 +106,15 @@ fn rotate(x: Tensor<4>, table: Tensor<2>) -> Tensor<4> {
     Tensor::cat(vec![first, second], 3)
 }
 
-/// See [`super::mlp_block`].
-pub fn mlp_block(
-    x: Tensor<2>,
-    gain: Tensor<1>,
-    gate_up: Tensor<2>,
-    down: Tensor<2>,
-    eps: f32,
-) -> Tensor<2> {
-    let [_, hidden] = down.dims();
-    let projected = norm(x.clone(), gain, eps).matmul(gate_up.transpose()); // [N, 2F]
-    let (gate, up) = (
-        projected.clone().narrow(1, 0, hidden),
-        projected.narrow(1, hidden, hidden),
-    );
-    x + (silu(gate) * up).matmul(down.transpose())
-}
-
 /// See [`super::head_token_losses`].
 pub fn head_token_losses(
     x: Tensor<2>,
     gain: Tensor<1>,
     weight: Tensor<2>,
     targets: Tensor<1, Int>,
-    eps: f32,
+    numerics: Numerics,
 ) -> Tensor<1> {
-    let logits = norm(x, gain, eps).matmul(weight.transpose()); // [N, V]
+    let logits = norm(x, gain, numerics.eps).matmul(weight.transpose()); // [N, V]
     log_softmax(logits, 1)
         .gather(1, targets.unsqueeze_dim(1))
         .squeeze_dim::<1>(1)
@@ -116,7 +127,24 @@ pub fn head_loss(
     gain: Tensor<1>,
     weight: Tensor<2>,
     targets: Tensor<1, Int>,
-    eps: f32,
+    numerics: Numerics,
 ) -> Tensor<1> {
-    head_token_losses(x, gain, weight, targets, eps).mean()
+    head_token_losses(x, gain, weight, targets, numerics).mean()
+}
+
+/// See [`super::squares`].
+pub fn squares(numbers: Tensor<1>) -> Tensor<1> {
+    numbers.powf_scalar(2.0).sum()
+}
+
+/// See [`super::adamw`].
+pub fn adamw(state: [Tensor<1>; 3], gradient: Tensor<1>, step: Step) -> [Tensor<1>; 3] {
+    let [weights, first, second] = state;
+    let gradient = gradient.mul_scalar(step.factor);
+    let first = first.mul_scalar(step.beta1) + gradient.clone().mul_scalar(1.0 - step.beta1);
+    let squares = gradient.powf_scalar(2.0);
+    let second = second.mul_scalar(step.beta2) + squares.mul_scalar(1.0 - step.beta2);
+    let change = first.clone() / second.clone().sqrt().add_scalar(step.epsilon);
+    let weights = weights.mul_scalar(step.keep) - change.mul_scalar(step.rate);
+    [weights, first, second]
 }

@@ -215,8 +215,15 @@ fn calibration_reports_a_speed_and_changes_nothing() {
         ReplyBody::Calibrated {
             blocks_per_second,
             tokens_per_second,
+            micro_batch,
+            numerics_class,
         } => {
             assert!(blocks_per_second > 0.0);
+            assert_eq!(micro_batch, bench.inner.batch_sequences);
+            assert!(
+                numerics_class.ends_with("threads 1 micro-batch 4"),
+                "{numerics_class}"
+            );
             assert!((tokens_per_second / blocks_per_second - 128.0).abs() < 1e-6);
         }
         other => panic!("{other:?}"),

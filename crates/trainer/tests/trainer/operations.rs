@@ -1,8 +1,7 @@
 //! The fused operations against the same in plain Burn operations, and both against finite
 //! differences.
 
-use burn::tensor::Device;
-use opengpu_trainer::{Form, Llama, fresh_weights};
+use opengpu_trainer::{Compute, Form, Llama, Precision, fresh_weights};
 use opengpu_trainer_protocol::ModelConfig;
 
 fn configs() -> Vec<(ModelConfig, usize)> {
@@ -74,26 +73,46 @@ fn fused_operations_equal_plain_ones_in_loss_logits_and_every_gradient() {
             .unwrap();
         pool.install(|| {
             for (seed, (model, length)) in configs().into_iter().enumerate() {
-                compare(&model, length, seed as u64);
+                for document_mask in [false, true] {
+                    compare(&model, length, seed as u64, document_mask);
+                }
             }
         });
     }
 }
 
-fn compare(model: &ModelConfig, length: usize, seed: u64) {
+/// Loss, gradient, last logits and losses of every token.
+type Outcome = (f32, Vec<f32>, Vec<f32>, Vec<f32>);
+
+fn outcome(
+    model: &ModelConfig,
+    weights: &[f32],
+    compute: &Compute,
+    inputs: &[u32],
+    targets: &[u32],
+    length: usize,
+) -> Outcome {
+    let mut llama = Llama::new(model, weights, compute);
+    let (loss, gradient) = llama.loss_and_gradient(inputs, targets, length, 1.0);
+    let logits = llama.logits(&inputs[..length], length.min(5));
+    let losses = llama.token_losses(inputs, targets, length);
+    assert_eq!(llama.weights(), weights);
+    (loss, gradient.numbers(), logits, losses)
+}
+
+fn compare(model: &ModelConfig, length: usize, seed: u64, document_mask: bool) {
     let weights = weights(model, seed);
     let (inputs, targets) = (tokens(model, 3 * length, 5), tokens(model, 3 * length, 11));
     let run = |form| {
-        let device = Device::flex().autodiff();
-        let llama = Llama::new(model, &weights, &device, form);
-        let mut gradient = vec![f32::NAN; weights.len()];
-        let loss = llama.loss_and_gradient(&inputs, &targets, length, &mut gradient);
-        let logits = llama.logits(&inputs[..length], length.min(5));
-        let losses = llama.token_losses(&inputs, &targets, length);
-        (loss, gradient, logits, losses)
+        let compute = Compute {
+            form,
+            document_mask,
+            ..Compute::float32()
+        };
+        outcome(model, &weights, &compute, &inputs, &targets, length)
     };
     let (fused, plain) = (run(Form::Fused), run(Form::Plain));
-    let what = format!("{model:?}");
+    let what = format!("{model:?}, document mask {document_mask}");
     assert!(
         (fused.0 - plain.0).abs() < 2e-6 * plain.0.abs().max(1.0),
         "{} {} {what}",
@@ -134,19 +153,18 @@ fn gradients_equal_finite_differences_along_every_tensor() {
     for (seed, (model, length)) in configs().into_iter().enumerate() {
         let weights = weights(&model, seed as u64 + 9);
         let (inputs, targets) = (tokens(&model, 2 * length, 3), tokens(&model, 2 * length, 8));
-        let device = Device::flex();
+        let compute = Compute {
+            document_mask: true,
+            ..Compute::float32()
+        };
         let loss = |weights: &[f32]| -> f64 {
-            let llama = Llama::new(&model, weights, &device, Form::Fused);
+            let llama = Llama::frozen(&model, weights, &compute);
             let losses = llama.token_losses(&inputs, &targets, length);
             losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64
         };
-        let mut gradient = vec![0.0; weights.len()];
-        Llama::new(&model, &weights, &device.clone().autodiff(), Form::Fused).loss_and_gradient(
-            &inputs,
-            &targets,
-            length,
-            &mut gradient,
-        );
+        let mut llama = Llama::new(&model, &weights, &compute);
+        let (_, gradient) = llama.loss_and_gradient(&inputs, &targets, length, 1.0);
+        let gradient = gradient.numbers();
         let mut start = 0;
         for tensor in model.tensors() {
             let range = start..start + tensor.len();
@@ -175,6 +193,69 @@ fn gradients_equal_finite_differences_along_every_tensor() {
                 "{} of {model:?}: slope {slope}, gradient {norm}",
                 tensor.name
             );
+        }
+    }
+}
+
+/// bfloat16 keeps 8 bits of each factor: every product is off by a part in 400 at most, and
+/// sums of many by far less of their size.
+#[test]
+fn bfloat16_products_are_float32_ones_but_for_rounding() {
+    for (seed, (model, length)) in configs().into_iter().enumerate() {
+        let weights = weights(&model, seed as u64);
+        let (inputs, targets) = (
+            tokens(&model, 3 * length, 5),
+            tokens(&model, 3 * length, 11),
+        );
+        let run = |precision| {
+            let compute = Compute {
+                precision,
+                ..Compute::float32()
+            };
+            outcome(&model, &weights, &compute, &inputs, &targets, length)
+        };
+        let (exact, rounded) = (run(Precision::Float32), run(Precision::Bfloat16));
+        if !opengpu_trainer::has_bfloat16() {
+            assert_eq!(exact, rounded);
+            continue;
+        }
+        assert!(
+            (exact.0 - rounded.0).abs() < 0.02 * exact.0,
+            "{} {}",
+            exact.0,
+            rounded.0
+        );
+        // Along the whole gradient: the angle between both.
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter()
+                .zip(b)
+                .map(|(&a, &b)| f64::from(a) * f64::from(b))
+                .sum()
+        };
+        let (a, b) = (&exact.1, &rounded.1);
+        let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+        assert!(cosine > 0.999, "cosine {cosine} of {model:?}");
+    }
+}
+
+#[test]
+fn a_layer_computed_again_gives_the_same_gradient_to_the_bit() {
+    for (seed, (model, length)) in configs().into_iter().enumerate() {
+        let weights = weights(&model, seed as u64);
+        let (inputs, targets) = (
+            tokens(&model, 2 * length, 5),
+            tokens(&model, 2 * length, 11),
+        );
+        for precision in [Precision::Float32, Precision::Bfloat16] {
+            let run = |recompute| {
+                let compute = Compute {
+                    recompute,
+                    precision,
+                    ..Compute::float32()
+                };
+                outcome(&model, &weights, &compute, &inputs, &targets, length)
+            };
+            assert_eq!(run(false), run(true));
         }
     }
 }

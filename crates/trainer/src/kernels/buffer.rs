@@ -1,0 +1,136 @@
+//! Memory that is used again: training steps ask for the same sizes over and over, and
+//! fresh pages from the system cost more than the arithmetic on them.
+//!
+//! A [`Buffer`] goes back to the process's pool when it is dropped; [`release_idle`] gives
+//! what lies there back to the system. What a new buffer holds is not defined: mostly what
+//! its last user left.
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::OutOfMemory;
+
+/// A cache line, so that vectors of sixteen numbers never straddle two.
+#[derive(Clone, Copy, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
+
+const LINE: usize = 16;
+
+/// Idle memory by its number of lines.
+static POOL: Mutex<BTreeMap<usize, Vec<Vec<Line>>>> = Mutex::new(BTreeMap::new());
+
+fn pool() -> MutexGuard<'static, BTreeMap<usize, Vec<Vec<Line>>>> {
+    // No code that can panic runs while the pool is locked.
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Numbers in memory from the pool, at the start of a cache line.
+pub struct Buffer {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl Buffer {
+    /// Room for `len` numbers of any value.
+    ///
+    /// Unwinds with [`OutOfMemory`] where the system has no memory left to give.
+    pub fn take(len: usize) -> Self {
+        let count = len.div_ceil(LINE);
+        let idle = {
+            let mut pool = pool();
+            let found = pool.get_mut(&count).and_then(Vec::pop);
+            if pool.get(&count).is_some_and(Vec::is_empty) {
+                pool.remove(&count);
+            }
+            found
+        };
+        let lines = idle.unwrap_or_else(|| fresh(count));
+        Self { lines, len }
+    }
+
+    /// Room for `len` zeros.
+    pub fn zeros(len: usize) -> Self {
+        let mut buffer = Self::take(len);
+        buffer.fill(0.0);
+        buffer
+    }
+
+    /// A copy of `numbers`.
+    pub fn copy_of(numbers: &[f32]) -> Self {
+        let mut buffer = Self::take(numbers.len());
+        buffer.copy_from_slice(numbers);
+        buffer
+    }
+}
+
+fn fresh(count: usize) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if lines.try_reserve_exact(count).is_err() {
+        // Perhaps what lies idle is enough.
+        release_idle();
+        if lines.try_reserve_exact(count).is_err() {
+            OutOfMemory::unwind(count * size_of::<Line>());
+        }
+    }
+    lines.resize(count, Line([0.0; LINE]));
+    lines
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        pool().entry(lines.len()).or_default().push(lines);
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // A line is sixteen numbers without padding.
+        let numbers: &[f32] = bytemuck::cast_slice(&self.lines);
+        &numbers[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let numbers: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
+        &mut numbers[..self.len]
+    }
+}
+
+/// Gives idle memory back to the system.
+pub fn release_idle() {
+    let idle = std::mem::take(&mut *pool());
+    drop(idle);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_buffer_is_used_again_and_lies_on_a_cache_line() {
+        // A size that no other test of this process takes.
+        let first = Buffer::take(123_457);
+        let place = first.as_ptr();
+        assert_eq!(place as usize % 64, 0);
+        drop(first);
+        let second = Buffer::take(123_457);
+        assert_eq!(second.as_ptr(), place);
+        assert_eq!(second.len(), 123_457);
+        let third = Buffer::zeros(123_457);
+        assert_ne!(third.as_ptr(), place);
+        assert!(third.iter().all(|&number| number == 0.0));
+    }
+
+    #[test]
+    fn more_memory_than_there_is_unwinds_with_its_size() {
+        let panic = std::panic::catch_unwind(|| Buffer::take(1 << 60))
+            .err()
+            .unwrap();
+        assert_eq!(panic.downcast_ref(), Some(&OutOfMemory { bytes: 1 << 62 }));
+    }
+}

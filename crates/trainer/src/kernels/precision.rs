@@ -1,0 +1,60 @@
+//! In which numbers matrix products are computed, and what this processor can do.
+
+use opengpu_trainer_protocol::Precision as Wanted;
+
+/// The numbers that are multiplied. Sums, norms, softmax, losses and the weights
+/// themselves are float32 in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// 24 bits of precision.
+    Float32,
+    /// bfloat16: float32's range with 8 bits of precision.
+    Bfloat16,
+}
+
+impl Precision {
+    /// What `wanted` means on this processor, and a sentence where that is not what was
+    /// asked for.
+    pub fn of(wanted: Wanted) -> (Self, Option<&'static str>) {
+        match wanted {
+            Wanted::Float32 => (Self::Float32, None),
+            Wanted::Auto if has_bfloat16() => (Self::Bfloat16, None),
+            Wanted::Auto => (Self::Float32, None),
+            Wanted::Bfloat16 if has_bfloat16() => (Self::Bfloat16, None),
+            Wanted::Bfloat16 => (
+                Self::Float32,
+                Some(
+                    "This processor has no bfloat16 arithmetic (AVX512-BF16 on x86); products are \
+                     computed in float32, more slowly.",
+                ),
+            ),
+        }
+    }
+
+    /// For people and numerics classes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+        }
+    }
+}
+
+/// Whether products of bfloat16 run natively here.
+pub fn has_bfloat16() -> bool {
+    super::product::instructions(Precision::Bfloat16).is_some()
+}
+
+/// The instruction set that decides how products of `precision` round.
+pub fn instruction_set(precision: Precision) -> &'static str {
+    if let Some(name) = super::product::instructions(precision) {
+        return name;
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("fma") {
+            return "fma";
+        }
+    }
+    "base"
+}

@@ -1,0 +1,120 @@
+//! Products of bfloat16, rounded to it while panels are packed: pairs of terms are
+//! multiplied and added to sums in float32 by one instruction.
+
+use std::arch::x86_64::{
+    __m256i, __m512, __m512bh, __m512i, _mm256_storeu_si256, _mm512_castsi512_si256,
+    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps,
+    _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_or_si512, _mm512_set1_epi32,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_storeu_si512,
+};
+
+use super::avx512::{first, store, transpose};
+use super::blocked::{COLUMNS, Kernel, ROWS};
+use super::{Factor, Target};
+
+pub struct Bfloat16;
+
+/// Sixteen words with a rounded number in the low half of each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn rounded(numbers: __m512) -> __m512i {
+    // SAFETY: both are 32 bytes of any value.
+    let halves: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(numbers)) };
+    _mm512_cvtepu16_epi32(halves)
+}
+
+/// The same bits as thirty-two bfloat16.
+#[inline(always)]
+fn pairs(words: __m512i) -> __m512bh {
+    // SAFETY: both are 64 bytes of any value.
+    unsafe { std::mem::transmute(words) }
+}
+
+impl Kernel for Bfloat16 {
+    const TERMS: usize = 2;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn pack<const WIDTH: usize>(to: *mut u32, from: Factor, lanes: usize, inner: usize) {
+        // SAFETY: masks keep every load inside the factor, and `to` has a row of `WIDTH`
+        // words per pair of terms.
+        unsafe {
+            if from.lane_stride == 1 {
+                for term in (0..inner).step_by(2) {
+                    for lane in (0..WIDTH).step_by(16) {
+                        let place = from.data.wrapping_add(term * from.inner_stride + lane);
+                        let mask = first(lanes.saturating_sub(lane));
+                        let mut words = rounded(_mm512_maskz_loadu_ps(mask, place));
+                        if term + 1 < inner {
+                            let next = place.wrapping_add(from.inner_stride);
+                            let high = rounded(_mm512_maskz_loadu_ps(mask, next));
+                            words = _mm512_or_si512(words, _mm512_slli_epi32::<16>(high));
+                        }
+                        let to = to.add(term / 2 * WIDTH + lane);
+                        if WIDTH < 16 {
+                            _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(words));
+                        } else {
+                            _mm512_storeu_si512(to.cast(), words);
+                        }
+                    }
+                }
+                return;
+            }
+            for lane in (0..WIDTH).step_by(8) {
+                for term in (0..inner).step_by(32) {
+                    let count = inner - term;
+                    let row = |row: usize| -> __m512i {
+                        if lane + row >= lanes {
+                            return _mm512_setzero_si512();
+                        }
+                        let place = from.data.add((lane + row) * from.lane_stride + term);
+                        let low = _mm512_maskz_loadu_ps(first(count), place);
+                        let mask = first(count.saturating_sub(16));
+                        let high = _mm512_maskz_loadu_ps(mask, place.wrapping_add(16));
+                        // SAFETY: both are 64 bytes of any value.
+                        std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
+                    };
+                    let rows = [
+                        row(0),
+                        row(1),
+                        row(2),
+                        row(3),
+                        row(4),
+                        row(5),
+                        row(6),
+                        row(7),
+                    ];
+                    let to = to.add(term / 2 * WIDTH + lane);
+                    transpose(rows, to, WIDTH, count.div_ceil(2));
+                }
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn multiply(
+        words: usize,
+        left: *const u32,
+        right: *const u32,
+        target: Target,
+        rows: usize,
+        columns: usize,
+    ) {
+        let mut sums: [[__m512; 2]; ROWS] = [[_mm512_setzero_ps(); 2]; ROWS];
+        // SAFETY: both panels hold `words` rows of their width.
+        unsafe {
+            for word in 0..words {
+                let low = pairs(_mm512_loadu_si512(right.add(word * COLUMNS).cast()));
+                let high = pairs(_mm512_loadu_si512(right.add(word * COLUMNS + 16).cast()));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let number = *left.add(word * ROWS + row);
+                    let number = pairs(_mm512_set1_epi32(number as i32));
+                    sums[0] = _mm512_dpbf16_ps(sums[0], number, low);
+                    sums[1] = _mm512_dpbf16_ps(sums[1], number, high);
+                }
+            }
+            store(&sums, target, rows, columns);
+        }
+    }
+}

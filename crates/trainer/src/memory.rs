@@ -1,0 +1,126 @@
+//! How much memory a training step takes, and how to cut a batch so that it fits.
+
+use opengpu_trainer_protocol::ModelConfig;
+
+/// How a batch is worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Sequences at a time; gradients of several are added up.
+    pub micro_batch: usize,
+    /// Whether each layer's forward pass is computed again for its gradient.
+    pub recompute: bool,
+}
+
+impl Plan {
+    /// The least work that fits into `budget` bytes: whole batches first, then smaller and
+    /// smaller parts, then parts of one sequence with recomputation. Where nothing fits
+    /// that is the plan, and the step will tell.
+    pub fn fitting(model: &ModelConfig, batch: usize, recompute: bool, budget: u64) -> Self {
+        let mut plan = Self {
+            micro_batch: batch.max(1),
+            recompute,
+        };
+        while plan.bytes(model, batch) > budget {
+            match plan.smaller() {
+                Some(smaller) => plan = smaller,
+                None => break,
+            }
+        }
+        plan
+    }
+
+    /// The next plan to try when this one did not fit.
+    pub fn smaller(self) -> Option<Self> {
+        match self {
+            Self {
+                micro_batch: 1,
+                recompute: true,
+            } => None,
+            Self { micro_batch: 1, .. } => Some(Self {
+                recompute: true,
+                ..self
+            }),
+            _ => Some(Self {
+                micro_batch: self.micro_batch.div_ceil(2),
+                ..self
+            }),
+        }
+    }
+
+    /// Bytes of a step on `batch` sequences: weights, moments and gradient, and what the
+    /// forward pass keeps.
+    pub fn bytes(self, model: &ModelConfig, batch: usize) -> u64 {
+        let summing = u64::from(self.micro_batch < batch);
+        let weights = model.parameters() as u64 * (4 + summing);
+        let rows = (self.micro_batch * model.max_position_embeddings) as u64;
+        let width = model.hidden_size as u64;
+        let hidden = model.intermediate_size as u64;
+        let heads = model.num_attention_heads as u64;
+        let kv_width = width / heads * model.num_key_value_heads as u64;
+        // Input, queries, keys and values, mixed values, row sums, middle, gate and up.
+        let layer = rows * (4 * width + 2 * kv_width + heads + 2 * hidden);
+        let layers = model.num_hidden_layers as u64;
+        let kept = match self.recompute {
+            true => layers * rows * width + layer,
+            false => layers * layer,
+        };
+        // Gradients of one layer's values; the logits of a slice of rows.
+        let passing = rows * (5 * width + 2 * kv_width + 2 * hidden);
+        let logits = (1 << 21).max(128 * model.vocab_size as u64) + 3 * rows * width;
+        4 * (weights + kept + passing.max(logits))
+    }
+}
+
+/// Bytes that a step may take: most of what this machine, or the group that the process is
+/// confined to, has free. Without a limit where the system does not tell.
+pub fn budget() -> u64 {
+    let Ok(mut system) = sysinfo::System::new() else {
+        return u64::MAX;
+    };
+    system.refresh_memory();
+    let free = match system.cgroup_limits() {
+        Some(limits) => limits.free_memory.min(system.available_memory()),
+        None => system.available_memory(),
+    };
+    free / 10 * 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_shrinks_with_the_budget_until_one_sequence_is_computed_twice() {
+        let model = ModelConfig::preset("mini").unwrap();
+        let mut last = Plan::fitting(&model, 8, false, u64::MAX);
+        assert_eq!(
+            last,
+            Plan {
+                micro_batch: 8,
+                recompute: false
+            }
+        );
+        let mut seen = vec![last];
+        for budget in (0..2000).rev().map(|megabytes| megabytes << 20) {
+            let plan = Plan::fitting(&model, 8, false, budget);
+            assert!(plan.bytes(&model, 8) <= budget || plan.smaller().is_none());
+            if plan != last {
+                seen.push(plan);
+                last = plan;
+            }
+        }
+        let shapes: Vec<_> = seen
+            .iter()
+            .map(|plan| (plan.micro_batch, plan.recompute))
+            .collect();
+        assert_eq!(
+            shapes,
+            [(8, false), (4, false), (2, false), (1, false), (1, true)]
+        );
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(budget() > 1 << 20);
+    }
+}
