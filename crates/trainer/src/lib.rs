@@ -29,6 +29,7 @@ pub use error::{Result, TrainerError};
 pub use evaluate::{Evaluated, evaluate};
 pub use gradient::Gradient;
 pub use kernels::precision::{Precision, has_bfloat16};
+pub use memory::limit_memory;
 pub use model::Llama;
 pub use serve::{run, serve};
 pub use tokens::{Blocks, Pair, open_tokens};

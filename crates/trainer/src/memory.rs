@@ -1,6 +1,10 @@
 //! How much memory a training step takes, and how to cut a batch so that it fits.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use opengpu_trainer_protocol::ModelConfig;
+
+use crate::kernels::buffer;
 
 /// How a batch is worked on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,17 +76,31 @@ impl Plan {
 }
 
 /// Bytes that a step may take: most of what this machine, or the group that the process is
-/// confined to, has free. Without a limit where the system does not tell.
+/// confined to, has free, and no more than the owner allows. Without a limit where the
+/// system does not tell.
 pub fn budget() -> u64 {
-    let Ok(mut system) = sysinfo::System::new() else {
-        return u64::MAX;
-    };
+    free()
+        .unwrap_or(u64::MAX)
+        .min(ALLOWED.load(Ordering::Relaxed))
+}
+
+/// What the owner allows.
+static ALLOWED: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Lets training steps of this process take so many bytes and no more.
+pub fn limit_memory(bytes: u64) {
+    ALLOWED.store(bytes, Ordering::Relaxed);
+    buffer::limit(usize::try_from(bytes).unwrap_or(usize::MAX));
+}
+
+fn free() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
     let free = match system.cgroup_limits() {
         Some(limits) => limits.free_memory.min(system.available_memory()),
         None => system.available_memory(),
     };
-    free / 10 * 8
+    Some(free / 10 * 8)
 }
 
 #[cfg(test)]

@@ -124,6 +124,28 @@ impl Llama {
         &self.compute
     }
 
+    /// Lets go of what a forward pass that was given up has left behind.
+    ///
+    /// Burn keeps an unfinished graph for as long as one of its leaves lives, and then
+    /// takes it down from its roots, a rank of nodes for each backward pass that ends.
+    pub fn forget_unfinished(&mut self) {
+        struct Renew;
+        impl Visitor for Renew {
+            fn visit<const D: usize>(&mut self, tensor: &mut Tensor<D>) {
+                let nothing = Tensor::empty([0; D], &tensor.device());
+                let weights = std::mem::replace(tensor, nothing).inner();
+                *tensor = Tensor::from_inner(weights).require_grad();
+            }
+        }
+        self.visit(&mut Renew);
+        // Embedding, layers and loss are a rank each.
+        for _ in 0..self.layers.len() + 4 {
+            let leaf = Tensor::<1>::zeros([1], &self.compute.device);
+            let leaf = Tensor::from_inner(leaf).require_grad();
+            drop(leaf.mul_scalar(1.0).backward());
+        }
+    }
+
     /// Whether gradients compute each layer's forward pass again.
     pub fn set_recompute(&mut self, recompute: bool) {
         self.compute.recompute = recompute;

@@ -15,6 +15,7 @@ use anyhow::Context;
 use opengpu_trainer_protocol::{ErrorCode, Reply, ReplyBody, Request, RequestBody};
 
 use crate::error::TrainerError;
+use crate::memory::limit_memory;
 use crate::session::Session;
 use crate::train::Signals;
 
@@ -28,24 +29,32 @@ const MOST_WAITING: usize = 64;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The trainer process on its standard streams; returns when told to stop or when the
-/// input closes. Threads: the environment variable `OPENGPU_THREADS`, or one per core.
+/// input closes. The owner's limits come in environment variables: `OPENGPU_THREADS` (one per
+/// core), and `OPENGPU_MEMORY_BYTES` of a training step (most of what is free).
 pub fn run() -> anyhow::Result<()> {
-    let threads = match std::env::var("OPENGPU_THREADS") {
-        Ok(text) => text
-            .parse::<usize>()
-            .ok()
-            .filter(|threads| *threads > 0)
-            .with_context(|| {
-                format!("OPENGPU_THREADS is `{text}`; it must be a whole number of at least 1")
-            })?,
-        Err(_) => std::thread::available_parallelism().map_or(1, usize::from),
+    let threads = match whole_number("OPENGPU_THREADS")? {
+        Some(threads) => usize::try_from(threads)?,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
     };
+    if let Some(bytes) = whole_number("OPENGPU_MEMORY_BYTES")? {
+        limit_memory(bytes);
+    }
     // The last resort against an orphan that is deep in a long computation.
     let on_close = || {
         std::thread::sleep(LAST_WORDS);
         std::process::exit(0);
     };
     serve_with(std::io::stdin(), std::io::stdout(), threads, on_close)
+}
+
+/// The value of an environment variable, if it is set.
+fn whole_number(name: &str) -> anyhow::Result<Option<u64>> {
+    let Ok(text) = std::env::var(name) else {
+        return Ok(None);
+    };
+    let number = text.parse().ok().filter(|&number| number > 0);
+    let complaint = || format!("{name} is `{text}`; it must be a whole number of at least 1");
+    number.with_context(complaint).map(Some)
 }
 
 /// The same on any pair of streams and any number of threads.

@@ -138,6 +138,7 @@ impl InnerLoop {
                     Err(panic) => resume_unwind(panic),
                 },
             };
+            llama.forget_unfinished();
             buffer::release_idle();
             let Some(smaller) = plan.smaller() else {
                 return Err(TrainerError::OutOfMemory(format!(

@@ -76,17 +76,23 @@ impl Device {
         let slowdown = self.settings.slowdown.max(1.0);
         let job = self.job()?;
         let (block_sequences, silence) = (job.spec.block_sequences, longest_silence(job, slowdown));
-        let process = self.trainer.process().context("the trainer is gone")?;
         let request = RequestBody::Calibrate { block_sequences };
-        let answer = process.ask(request, silence, |_| ()).await;
-        drop(process);
-        let answer = answer.inspect_err(|error| self.trainer.note(error))?;
-        match answer {
+        match self.ask_within(request, silence).await? {
             ReplyBody::Calibrated {
-                blocks_per_second, ..
+                blocks_per_second,
+                micro_batch,
+                numerics_class,
+                ..
             } => {
                 self.job()?.blocks_per_second = (blocks_per_second / slowdown).max(1e-6);
-                tracing::info!(device = self.number, blocks_per_second, "calibrated");
+                let device = self.number;
+                tracing::info!(
+                    device,
+                    blocks_per_second,
+                    micro_batch,
+                    numerics_class,
+                    "calibrated"
+                );
                 Ok(())
             }
             other => anyhow::bail!("the trainer answered {other:?} to a calibration"),
@@ -96,6 +102,21 @@ impl Device {
     async fn ask(&mut self, request: RequestBody) -> anyhow::Result<ReplyBody> {
         let process = self.trainer.process().context("the trainer is gone")?;
         let answer = process.request(request).await;
+        drop(process);
+        answer.map_err(|error| {
+            self.trainer.note(&error);
+            error.into()
+        })
+    }
+
+    /// The same with a patience of its own: the answer takes a while.
+    async fn ask_within(
+        &mut self,
+        request: RequestBody,
+        silence: Duration,
+    ) -> anyhow::Result<ReplyBody> {
+        let process = self.trainer.process().context("the trainer is gone")?;
+        let answer = process.ask(request, silence, |_| ()).await;
         drop(process);
         answer.map_err(|error| {
             self.trainer.note(&error);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::OutOfMemory;
@@ -20,6 +21,18 @@ const LINE: usize = 16;
 
 /// Idle memory by its number of lines.
 static POOL: Mutex<BTreeMap<usize, Vec<Vec<Line>>>> = Mutex::new(BTreeMap::new());
+
+/// Bytes that the pool has from the system, lent or idle.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+/// Bytes that it may have.
+static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// From now on the pool takes no more from the system than this. Systems promise memory that
+/// they don't have and then end whoever uses it, so a limit must be kept by oneself.
+pub fn limit(bytes: usize) {
+    LIMIT.store(bytes, Ordering::Relaxed);
+    release_idle();
+}
 
 fn pool() -> MutexGuard<'static, BTreeMap<usize, Vec<Vec<Line>>>> {
     // No code that can panic runs while the pool is locked.
@@ -66,16 +79,29 @@ impl Buffer {
 }
 
 fn fresh(count: usize) -> Vec<Line> {
-    let mut lines = Vec::new();
-    if lines.try_reserve_exact(count).is_err() {
+    let bytes = count.saturating_mul(size_of::<Line>());
+    if !within_limit(bytes) {
         // Perhaps what lies idle is enough.
         release_idle();
-        if lines.try_reserve_exact(count).is_err() {
-            OutOfMemory::unwind(count * size_of::<Line>());
+        if !within_limit(bytes) {
+            OutOfMemory::unwind(bytes);
         }
+    }
+    let mut lines = Vec::new();
+    if lines.try_reserve_exact(count).is_err() {
+        HELD.fetch_sub(bytes, Ordering::Relaxed);
+        OutOfMemory::unwind(bytes);
     }
     lines.resize(count, Line([0.0; LINE]));
     lines
+}
+
+/// Counts `bytes` as held, if there is room for them.
+fn within_limit(bytes: usize) -> bool {
+    let limit = LIMIT.load(Ordering::Relaxed);
+    let add = |held: usize| held.checked_add(bytes).filter(|&held| held <= limit);
+    let order = Ordering::Relaxed;
+    HELD.fetch_update(order, order, add).is_ok()
 }
 
 impl Drop for Buffer {
@@ -104,7 +130,9 @@ impl DerefMut for Buffer {
 /// Gives idle memory back to the system.
 pub fn release_idle() {
     let idle = std::mem::take(&mut *pool());
+    let lines: usize = idle.iter().map(|(count, idle)| count * idle.len()).sum();
     drop(idle);
+    HELD.fetch_sub(lines * size_of::<Line>(), Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -41,15 +41,36 @@ vectorised! {
         let rows = gate_up.chunks_exact_mut(2 * width).zip(dhidden.chunks_exact_mut(width));
         for (gate_up, dhidden) in rows {
             let (gate, up) = gate_up.split_at_mut(width);
-            for ((gate, up), dhidden) in gate.iter_mut().zip(up).zip(dhidden) {
-                let sigmoid = 1.0 / (1.0 + exp(-*gate));
-                let silu = *gate * sigmoid;
-                let (dh, factor) = (*dhidden, *up);
-                *dhidden = silu * factor;
-                *up = dh * silu;
-                // silu'(g) = sigmoid(g) (1 + g (1 - sigmoid(g)))
-                *gate = dh * factor * (sigmoid + silu * (1.0 - sigmoid));
-            }
+            backward_row(gate, up, dhidden);
         }
+    }
+}
+
+#[inline(always)]
+fn backward_row(gate: &mut [f32], up: &mut [f32], dhidden: &mut [f32]) {
+    const STRIPE: usize = 16;
+    let stripes = gate
+        .chunks_mut(STRIPE)
+        .zip(up.chunks_mut(STRIPE))
+        .zip(dhidden.chunks_mut(STRIPE));
+    for ((gate, up), dhidden) in stripes {
+        // Copies of fixed size live in registers and overlap nothing.
+        let (mut g, mut u, mut d) = ([0.0; STRIPE], [0.0; STRIPE], [0.0; STRIPE]);
+        let count = gate.len();
+        g[..count].copy_from_slice(gate);
+        u[..count].copy_from_slice(up);
+        d[..count].copy_from_slice(dhidden);
+        for lane in 0..STRIPE {
+            let sigmoid = 1.0 / (1.0 + exp(-g[lane]));
+            let silu = g[lane] * sigmoid;
+            let (dh, factor) = (d[lane], u[lane]);
+            d[lane] = silu * factor;
+            u[lane] = dh * silu;
+            // silu'(g) = sigmoid(g) (1 + g (1 - sigmoid(g)))
+            g[lane] = dh * factor * (sigmoid + silu * (1.0 - sigmoid));
+        }
+        gate.copy_from_slice(&g[..count]);
+        up.copy_from_slice(&u[..count]);
+        dhidden.copy_from_slice(&d[..count]);
     }
 }

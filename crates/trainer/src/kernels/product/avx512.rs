@@ -2,8 +2,8 @@
 //! block of sums.
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512i, __mmask16, _mm256_storeu_si256, _mm512_add_ps,
-    _mm512_castsi512_si256, _mm512_extracti64x4_epi64, _mm512_mask_storeu_ps,
+    __m256i, __m512, __m512i, __mmask16, _MM_HINT_ET0, _mm_prefetch, _mm256_storeu_si256,
+    _mm512_add_ps, _mm512_castsi512_si256, _mm512_extracti64x4_epi64, _mm512_mask_storeu_ps,
     _mm512_maskz_loadu_ps, _mm512_permutex2var_epi64, _mm512_set_epi64, _mm512_unpackhi_epi32,
     _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
@@ -65,21 +65,39 @@ pub unsafe fn transpose(lanes: [__m512i; 8], to: *mut u32, stride: usize, count:
     }
 }
 
+/// Asks for the target's lines, so that they are there when the sums are.
+#[inline(always)]
+pub fn prefetch(target: Target, rows: usize) {
+    for row in 0..rows {
+        let place = target.data.wrapping_add(row * target.row_stride);
+        for half in 0..2 {
+            let line: *const i8 = place.wrapping_add(half * 16).cast();
+            // SAFETY: a prefetch touches no memory, wherever it points.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line) };
+        }
+    }
+}
+
 /// Writes, or adds, the first `rows` and `columns` of 8 x 32 sums.
 ///
 /// # Safety
-/// `target` must cover rows and columns; the processor must have AVX-512.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub unsafe fn store(sums: &[[__m512; 2]; ROWS], target: Target, rows: usize, columns: usize) {
+/// `target` must cover rows and columns; the caller must be compiled for AVX-512.
+// Not a function with a target feature, since those can't be forced to be inlined, and a
+// call would carry sixteen vectors through memory.
+#[inline(always)]
+pub unsafe fn store(sums: [[__m512; 2]; ROWS], target: Target, rows: usize, columns: usize) {
     let masks = [first(columns), first(columns.saturating_sub(16))];
-    for (row, sums) in sums.iter().enumerate().take(rows) {
+    // Unrolled, so that each sum stays in its register.
+    for row in 0..ROWS {
+        if row >= rows {
+            return;
+        }
         for half in 0..2 {
             let place = row * target.row_stride + half * 16;
             let to = target.data.wrapping_add(place);
             // SAFETY: masked lanes are not touched; the others lie inside the target.
             unsafe {
-                let mut sum = sums[half];
+                let mut sum = sums[row][half];
                 if target.add {
                     sum = _mm512_add_ps(_mm512_maskz_loadu_ps(masks[half], to), sum);
                 }

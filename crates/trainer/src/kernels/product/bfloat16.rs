@@ -2,14 +2,14 @@
 //! multiplied and added to sums in float32 by one instruction.
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512bh, __m512i, _mm256_storeu_si256, _mm512_castsi512_si256,
-    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps,
-    _mm512_loadu_si512, _mm512_maskz_loadu_ps, _mm512_or_si512, _mm512_set1_epi32,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_storeu_si512,
+    __m256i, __m512, __m512bh, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+    _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_maskz_loadu_ps,
+    _mm512_or_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
+    _mm512_storeu_si512,
 };
 
-use super::avx512::{first, store, transpose};
-use super::blocked::{COLUMNS, Kernel, ROWS};
+use super::avx512::{first, prefetch, store, transpose};
+use super::blocked::{COLUMNS, Kernel, PANEL_ROWS, ROWS};
 use super::{Factor, Target};
 
 pub struct Bfloat16;
@@ -51,11 +51,7 @@ impl Kernel for Bfloat16 {
                             words = _mm512_or_si512(words, _mm512_slli_epi32::<16>(high));
                         }
                         let to = to.add(term / 2 * WIDTH + lane);
-                        if WIDTH < 16 {
-                            _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(words));
-                        } else {
-                            _mm512_storeu_si512(to.cast(), words);
-                        }
+                        _mm512_storeu_si512(to.cast(), words);
                     }
                 }
                 return;
@@ -102,19 +98,20 @@ impl Kernel for Bfloat16 {
         columns: usize,
     ) {
         let mut sums: [[__m512; 2]; ROWS] = [[_mm512_setzero_ps(); 2]; ROWS];
+        prefetch(target, rows);
         // SAFETY: both panels hold `words` rows of their width.
         unsafe {
             for word in 0..words {
                 let low = pairs(_mm512_loadu_si512(right.add(word * COLUMNS).cast()));
                 let high = pairs(_mm512_loadu_si512(right.add(word * COLUMNS + 16).cast()));
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    let number = *left.add(word * ROWS + row);
+                    let number = *left.add(word * PANEL_ROWS + row);
                     let number = pairs(_mm512_set1_epi32(number as i32));
                     sums[0] = _mm512_dpbf16_ps(sums[0], number, low);
                     sums[1] = _mm512_dpbf16_ps(sums[1], number, high);
                 }
             }
-            store(&sums, target, rows, columns);
+            store(sums, target, rows, columns);
         }
     }
 }

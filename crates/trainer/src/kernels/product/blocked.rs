@@ -9,10 +9,12 @@ use crate::kernels::buffer::Buffer;
 pub const ROWS: usize = 8;
 /// Columns of a kernel's result.
 pub const COLUMNS: usize = 32;
+/// Rows in a packed panel of the left factor: two kernels', for whole cache lines.
+pub const PANEL_ROWS: usize = 2 * ROWS;
 
-/// Words of the inner dimension in a packed panel, at most: with 8 rows 12 KiB, a part of
+/// Words of the inner dimension in a packed panel, at most: with 16 rows 16 KiB, half of
 /// the first cache.
-const INNER_WORDS: usize = 384;
+const INNER_WORDS: usize = 256;
 /// Words of the right factor that are packed at a time: half a MiB, a part of the second
 /// cache.
 const RIGHT_WORDS: usize = 1 << 17;
@@ -31,7 +33,8 @@ pub trait Kernel {
     /// the kernel's instructions.
     unsafe fn pack<const WIDTH: usize>(to: *mut u32, from: Factor, lanes: usize, inner: usize);
 
-    /// Multiplies packed panels of `words` into the first `rows` and `columns` at `target`.
+    /// Multiplies packed panels of `words` into the first `rows` and `columns` at `target`;
+    /// rows of the left one are [`PANEL_ROWS`] wide, of which eight are taken.
     ///
     /// # Safety
     /// As above.
@@ -68,10 +71,12 @@ pub unsafe fn product<K: Kernel>(target: Target, left: Factor, right: Factor, si
     let wide = wide.min(columns.next_multiple_of(COLUMNS));
 
     PANELS.with_borrow_mut(|panels| {
-        let words = (wide + ROWS) * block_words;
+        let words = (wide + PANEL_ROWS) * block_words;
         if panels.as_ref().is_none_or(|panels| panels.len() < words) {
             *panels = None;
-            *panels = Some(Buffer::take(words.max(RIGHT_WORDS + ROWS * INNER_WORDS)));
+            *panels = Some(Buffer::take(
+                words.max(RIGHT_WORDS + PANEL_ROWS * INNER_WORDS),
+            ));
         }
         let panels = panels.as_mut().expect("panels were just made");
         let right_panels: *mut u32 = panels.as_mut_ptr().cast();
@@ -90,19 +95,23 @@ pub unsafe fn product<K: Kernel>(target: Target, left: Factor, right: Factor, si
                         K::pack::<COLUMNS>(to, from, COLUMNS.min(here - panel), terms);
                     }
                     let add = target.add || term > 0;
-                    for row in (0..rows).step_by(ROWS) {
-                        let count = ROWS.min(rows - row);
-                        K::pack::<ROWS>(left_panel, at(left, row, term), count, terms);
+                    for row in (0..rows).step_by(PANEL_ROWS) {
+                        let count = PANEL_ROWS.min(rows - row);
+                        K::pack::<PANEL_ROWS>(left_panel, at(left, row, term), count, terms);
                         for panel in (0..here).step_by(COLUMNS) {
-                            let place = row * target.row_stride + column + panel;
-                            let target = Target {
-                                data: target.data.add(place),
-                                add,
-                                ..target
-                            };
-                            let right_panel = right_panels.add(panel * words);
                             let width = COLUMNS.min(here - panel);
-                            K::multiply(words, left_panel, right_panel, target, count, width);
+                            for half in (0..count).step_by(ROWS) {
+                                let place = (row + half) * target.row_stride + column + panel;
+                                let target = Target {
+                                    data: target.data.add(place),
+                                    add,
+                                    ..target
+                                };
+                                let left = left_panel.add(half);
+                                let right = right_panels.add(panel * words);
+                                let height = ROWS.min(count - half);
+                                K::multiply(words, left, right, target, height, width);
+                            }
                         }
                     }
                 }

@@ -1,13 +1,12 @@
 //! Products of float32: a fused multiply-add per term.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm256_storeu_ps, _mm512_castps_si512, _mm512_castps512_ps256,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_storeu_ps,
+    __m512, __m512i, _mm512_castps_si512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_loadu_ps,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
-use super::avx512::{first, store, transpose};
-use super::blocked::{COLUMNS, Kernel, ROWS};
+use super::avx512::{first, prefetch, store, transpose};
+use super::blocked::{COLUMNS, Kernel, PANEL_ROWS, ROWS};
 use super::{Factor, Target};
 
 pub struct Float32;
@@ -28,11 +27,7 @@ impl Kernel for Float32 {
                         let mask = first(lanes.saturating_sub(lane));
                         let numbers = _mm512_maskz_loadu_ps(mask, place);
                         let to: *mut f32 = to.add(term * WIDTH + lane).cast();
-                        if WIDTH < 16 {
-                            _mm256_storeu_ps(to, _mm512_castps512_ps256(numbers));
-                        } else {
-                            _mm512_storeu_ps(to, numbers);
-                        }
+                        _mm512_storeu_ps(to, numbers);
                     }
                 }
                 return;
@@ -75,18 +70,19 @@ impl Kernel for Float32 {
     ) {
         let (left, right): (*const f32, *const f32) = (left.cast(), right.cast());
         let mut sums: [[__m512; 2]; ROWS] = [[_mm512_setzero_ps(); 2]; ROWS];
+        prefetch(target, rows);
         // SAFETY: both panels hold `words` rows of their width.
         unsafe {
             for word in 0..words {
                 let low = _mm512_loadu_ps(right.add(word * COLUMNS));
                 let high = _mm512_loadu_ps(right.add(word * COLUMNS + 16));
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    let number = _mm512_set1_ps(*left.add(word * ROWS + row));
+                    let number = _mm512_set1_ps(*left.add(word * PANEL_ROWS + row));
                     sums[0] = _mm512_fmadd_ps(number, low, sums[0]);
                     sums[1] = _mm512_fmadd_ps(number, high, sums[1]);
                 }
             }
-            store(&sums, target, rows, columns);
+            store(sums, target, rows, columns);
         }
     }
 }

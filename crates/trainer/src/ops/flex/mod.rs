@@ -15,7 +15,7 @@ use super::{
 use crate::kernels::adamw::{self, Step};
 use crate::kernels::attention::{self, Saved, Visible};
 use crate::kernels::buffer::Buffer;
-use crate::kernels::matrix::{Into, Matrix, multiply};
+use crate::kernels::matrix::{Into, Matrix, ROWS_PER_TASK, for_tasks, multiply};
 use crate::kernels::precision::Precision;
 use crate::kernels::{loss, norm, rotary, swiglu};
 
@@ -41,7 +41,11 @@ fn residual(
     width: usize,
     precision: Precision,
 ) -> Buffer {
-    let mut out = Buffer::copy_of(x);
+    let mut out = Buffer::take(x.len());
+    let part = ROWS_PER_TASK * width;
+    for_tasks(&mut out, part, |index, out| {
+        out.copy_from_slice(&x[index * part..][..out.len()]);
+    });
     let (rows, inputs) = (x.len() / width, weight.len() / width);
     let hidden = Matrix::new(hidden, rows, inputs);
     let weight = Matrix::new(weight, width, inputs);
