@@ -14,7 +14,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use opengpu_bench::turns::{Made, Peak, Ready, Runner, median};
-use opengpu_trainer::{InnerLoop, Pair, fresh_weights};
+use opengpu_trainer::{Form, Forms, InnerLoop, Pair, fresh_weights};
 use opengpu_trainer_protocol::{InnerSettings, ModelConfig, Precision};
 use serde::Serialize;
 
@@ -36,8 +36,9 @@ struct Options {
     /// Tokens in a sequence; a batch is 2,048 tokens, or one sequence if that is longer.
     #[arg(long, value_delimiter = ',', default_value = "256,1024")]
     context: Vec<usize>,
-    /// Programs: float32, bfloat16, torch-eager, torch-compile, torch-eager-bf16,
-    /// torch-compile-bf16.
+    /// Programs: float32, bfloat16, recompute (float32 with layers computed again), plain
+    /// (float32 in ordinary Burn operations), plain-layers, plain-head, plain-optimiser (one
+    /// part so), torch-eager, torch-compile, torch-eager-bf16, torch-compile-bf16.
     #[arg(
         long,
         value_delimiter = ',',
@@ -272,11 +273,18 @@ fn train(arguments: &[String]) -> Result<()> {
     };
     let model: ModelConfig = serde_json::from_slice(&std::fs::read(file)?)?;
     let sequences: usize = sequences.parse()?;
-    let precision = match program.as_str() {
-        "float32" => Precision::Float32,
-        "bfloat16" => Precision::Bfloat16,
-        other => anyhow::bail!("no program `{other}`"),
-    };
+    let (mut precision, mut recompute) = (Precision::Float32, false);
+    let mut forms = Forms::all(Form::Fused);
+    match program.as_str() {
+        "float32" => {}
+        "bfloat16" => precision = Precision::Bfloat16,
+        "recompute" => recompute = true,
+        "plain" => forms = Forms::all(Form::Plain),
+        "plain-layers" => forms.layers = Form::Plain,
+        "plain-head" => forms.head = Form::Plain,
+        "plain-optimiser" => forms.optimiser = Form::Plain,
+        other => anyhow::bail!("no program `{other}`; --help names them"),
+    }
     let threads = std::env::var("OPENGPU_THREADS")?.parse()?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -284,12 +292,13 @@ fn train(arguments: &[String]) -> Result<()> {
     let settings = InnerSettings {
         batch_sequences: sequences,
         precision,
+        recompute,
         ..InnerSettings::default()
     };
-    pool.install(|| steps(&model, &settings))
+    pool.install(|| steps(&model, &settings, forms))
 }
 
-fn steps(model: &ModelConfig, settings: &InnerSettings) -> Result<()> {
+fn steps(model: &ModelConfig, settings: &InnerSettings, forms: Forms) -> Result<()> {
     let length = model.max_position_embeddings;
     let count = settings.batch_sequences * length;
     let token = |i: usize| ((i * i + i / 7) % model.vocab_size) as u32;
@@ -297,7 +306,7 @@ fn steps(model: &ModelConfig, settings: &InnerSettings) -> Result<()> {
         inputs: (0..count).map(token).collect(),
         targets: (1..=count).map(token).collect(),
     };
-    let mut training = InnerLoop::new(model, settings);
+    let mut training = InnerLoop::new(model, settings).with_forms(forms);
     let mut llama = training.place(&fresh_weights(model, 1));
     let loss = training.step(&mut llama, &batch, 1e-3)?;
     say(&Ready {

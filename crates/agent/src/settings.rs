@@ -31,6 +31,8 @@ pub struct DeviceSettings {
     pub args: Vec<OsString>,
     /// Threads that it may use; None: as it likes.
     pub threads: Option<usize>,
+    /// Memory that a training step may take; None: most of what is free.
+    pub memory_bytes: Option<u64>,
     /// Slows training down by this factor (1.0: not), for owners who want a cooler machine
     /// and for experiments with uneven ones.
     pub slowdown: f64,
@@ -43,6 +45,7 @@ impl DeviceSettings {
             program: std::env::current_exe()?,
             args: vec!["trainer".into()],
             threads: None,
+            memory_bytes: None,
             slowdown: 1.0,
         })
     }

@@ -116,7 +116,7 @@ pub struct Serve {
 
 #[derive(Args, Clone)]
 #[command(
-    after_help = "Examples:\n  opengpu join http://127.0.0.1:8470 --token 4f1c…\n  opengpu join http://127.0.0.1:8470                 once enrolled, the token is not needed again\n  opengpu join URL --threads 1 --name attic-pc       one thread, a name the operator will see\n\nWith --json it prints, when it stops, what `opengpu status --json` prints."
+    after_help = "Examples:\n  opengpu join http://127.0.0.1:8470 --token 4f1c…\n  opengpu join http://127.0.0.1:8470                 once enrolled, the token is not needed again\n  opengpu join URL --threads 1 --name attic-pc       one thread, a name the operator will see\n  opengpu join URL --memory 4GiB                     at most 4 GiB for a training step\n\nWith --json it prints, when it stops, what `opengpu status --json` prints."
 )]
 pub struct Join {
     /// Address of the coordinator
@@ -130,6 +130,10 @@ pub struct Join {
     /// Threads of the trainer [default: all cores]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
+    /// Memory of a training step, for example 8GiB or 500MB: larger batches are worked on in
+    /// parts [default: most of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = crate::size::parse)]
+    pub memory: Option<u64>,
     /// Train this many times slower than the machine could
     #[arg(long, default_value_t = 1.0)]
     pub slowdown: f64,

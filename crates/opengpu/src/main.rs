@@ -10,6 +10,7 @@ mod output;
 mod progress;
 mod remote;
 mod shutdown;
+mod size;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;

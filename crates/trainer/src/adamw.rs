@@ -29,7 +29,7 @@ impl AdamW {
         settings: &InnerSettings,
         rate: f64,
     ) -> f64 {
-        let form = llama.compute().form;
+        let form = llama.compute().forms.optimiser;
         let norm = norm(&gradient, form);
         if !norm.is_finite() {
             return norm;

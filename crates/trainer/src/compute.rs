@@ -14,13 +14,35 @@ pub enum Form {
     Plain,
 }
 
+/// The form of each part of a step, so that one can be measured, or done without, alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forms {
+    /// Embedding and decoder layers.
+    pub layers: Form,
+    /// Final norm, output projection and loss.
+    pub head: Form,
+    /// AdamW and the gradient's norm.
+    pub optimiser: Form,
+}
+
+impl Forms {
+    /// All of one form.
+    pub fn all(form: Form) -> Self {
+        Self {
+            layers: form,
+            head: form,
+            optimiser: form,
+        }
+    }
+}
+
 /// How a model is computed.
 #[derive(Clone, Debug)]
 pub struct Compute {
     /// Where, without autodiff.
     pub device: Device,
     /// With which operations.
-    pub form: Form,
+    pub forms: Forms,
     /// Of the matrix products; the plain form is float32 throughout.
     pub precision: Precision,
     /// Whether gradients compute each layer's forward pass again.
@@ -34,7 +56,7 @@ impl Compute {
     pub fn float32() -> Self {
         Self {
             device: Device::flex(),
-            form: Form::Fused,
+            forms: Forms::all(Form::Fused),
             precision: Precision::Float32,
             recompute: false,
             document_mask: false,

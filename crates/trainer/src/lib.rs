@@ -24,7 +24,7 @@ mod session;
 mod tokens;
 mod train;
 
-pub use compute::{Compute, Form};
+pub use compute::{Compute, Form, Forms};
 pub use error::{Result, TrainerError};
 pub use evaluate::{Evaluated, evaluate};
 pub use gradient::Gradient;

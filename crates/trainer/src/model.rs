@@ -166,7 +166,7 @@ impl Llama {
         };
         let visible_from = self.integers(&visible_from);
         let tokens = self.integers(tokens);
-        let (embed, layer) = match self.compute.form {
+        let (embed, layer) = match self.compute.forms.layers {
             Form::Fused => (
                 ops::embed as fn(_, _) -> _,
                 ops::layer as fn(_, _, _, _, _) -> _,
@@ -183,7 +183,7 @@ impl Llama {
     /// Mean loss `[1]` of predicting `targets` from `inputs`, in nats per token.
     fn loss(&self, inputs: &[u32], targets: &[u32], length: usize) -> Tensor<1> {
         let (x, targets) = (self.residual(inputs, length), self.integers(targets));
-        let function = match self.compute.form {
+        let function = match self.compute.forms.head {
             Form::Fused => ops::head_loss,
             Form::Plain => plain::head_loss,
         };
@@ -199,7 +199,7 @@ impl Llama {
     /// Loss of every token, in nats.
     pub fn token_losses(&self, inputs: &[u32], targets: &[u32], length: usize) -> Vec<f32> {
         let (x, targets) = (self.residual(inputs, length), self.integers(targets));
-        let function = match self.compute.form {
+        let function = match self.compute.forms.head {
             Form::Fused => ops::head_token_losses,
             Form::Plain => plain::head_token_losses,
         };
@@ -213,7 +213,7 @@ impl Llama {
             .residual(tokens, tokens.len())
             .narrow(0, tokens.len() - rows, rows);
         let eps = self.numerics().eps;
-        let x = match self.compute.form {
+        let x = match self.compute.forms.head {
             Form::Fused => ops::norm(x, self.norm.clone(), eps),
             Form::Plain => plain::norm(x, self.norm.clone(), eps),
         };

@@ -8,7 +8,7 @@ use opengpu_dataset::TokenStream;
 use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig, TrainRequest};
 
 use crate::adamw::AdamW;
-use crate::compute::Compute;
+use crate::compute::{Compute, Forms};
 use crate::error::{Result, TrainerError};
 use crate::flat;
 use crate::gradient::Gradient;
@@ -88,6 +88,12 @@ impl InnerLoop {
     /// With batches cut into parts of at most so many sequences.
     pub fn with_micro_batch(mut self, sequences: usize) -> Self {
         self.plan.micro_batch = sequences.clamp(1, self.settings.batch_sequences.max(1));
+        self
+    }
+
+    /// With other forms of the operations.
+    pub fn with_forms(mut self, forms: Forms) -> Self {
+        self.compute.forms = forms;
         self
     }
 

@@ -65,8 +65,11 @@ impl Visible<'_> {
     }
 }
 
-/// Queries in a block.
-const BLOCK: usize = 64;
+/// Queries in a block: more in a long sequence, where keys are packed for each of them, and
+/// fewer in a short one, where scores beyond the diagonal would be most of the work.
+fn block(length: usize) -> usize {
+    (length / 8).clamp(64, 128)
+}
 
 /// `out[N, heads·D]` and `log_sums[N / T, heads, T]` from rotated `packed[N, packed_width]`
 /// of sequences of `length` positions, T.
@@ -83,15 +86,16 @@ pub fn forward(
     let rows = packed.len() / stride;
     let out = MatrixMut::new(out, rows, width);
     let group = sizes.heads / sizes.kv_heads;
+    let block = block(length);
     let task = |(task, log_sums): (usize, &mut [f32])| {
         let (start, kv_head) = (task / sizes.kv_heads * length, task % sizes.kv_heads);
         let packed = Matrix::new(packed, rows, stride).rows(start, length);
         let keys = packed.columns(sizes.key_offset(kv_head), depth);
         let values = packed.columns(sizes.value_offset(kv_head), depth);
-        let mut scores = Buffer::take(BLOCK.min(length) * length);
+        let mut scores = Buffer::take(block.min(length) * length);
         for (head, log_sums) in sizes.readers(kv_head).zip(log_sums.chunks_mut(length)) {
             let queries = packed.columns(head * depth, depth);
-            for (first, log_sums) in (0..length).step_by(BLOCK).zip(log_sums.chunks_mut(BLOCK)) {
+            for (first, log_sums) in (0..length).step_by(block).zip(log_sums.chunks_mut(block)) {
                 let count = log_sums.len();
                 let seen = first + count;
                 let scores = &mut scores[..count * seen];
@@ -165,21 +169,22 @@ pub fn backward(
     let (width, stride, depth) = (sizes.width(), sizes.packed_width(), sizes.head_width);
     let rows = saved.packed.len() / stride;
     let dpacked = MatrixMut::new(dpacked, rows, stride);
+    let block = block(length);
     let task = |task: usize| {
         let (start, kv_head) = (task / sizes.kv_heads * length, task % sizes.kv_heads);
         let packed = Matrix::new(saved.packed, rows, stride).rows(start, length);
         let dout_all = Matrix::new(dout, rows, width).rows(start, length);
         let (key, value) = (sizes.key_offset(kv_head), sizes.value_offset(kv_head));
         let (keys, values) = (packed.columns(key, depth), packed.columns(value, depth));
-        let block = BLOCK.min(length) * length;
-        let (mut probabilities, mut gradients) = (Buffer::take(block), Buffer::take(block));
+        let most = block.min(length) * length;
+        let (mut probabilities, mut gradients) = (Buffer::take(most), Buffer::take(most));
         // The last block sees every key, so that taking it first sets all of dK and dV.
         let mut mode = Into::Set;
         for head in sizes.readers(kv_head) {
             let log_sums = &saved.log_sums[(start / length * sizes.heads + head) * length..];
             let queries = packed.columns(head * depth, depth);
-            for first in (0..length).step_by(BLOCK).rev() {
-                let count = BLOCK.min(length - first);
+            for first in (0..length).step_by(block).rev() {
+                let count = block.min(length - first);
                 let seen = first + count;
                 let probabilities = &mut probabilities[..count * seen];
                 let gradients = &mut gradients[..count * seen];

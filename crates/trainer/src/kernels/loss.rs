@@ -6,7 +6,7 @@
 
 use super::buffer::Buffer;
 use super::exp::exp;
-use super::matrix::{Into, Matrix, for_tasks, multiply};
+use super::matrix::{Into, Matrix, ROWS_PER_TASK, for_tasks, multiply};
 use super::precision::Precision;
 use super::simd::{largest, sum_of, vectorised};
 
@@ -32,9 +32,13 @@ pub fn token_losses(
     for ((x, targets), losses) in slices {
         let logits = &mut logits[..targets.len() * vocabulary];
         project(logits, x, weight, vocabulary, precision);
-        for ((logits, &target), loss) in logits.chunks_exact(vocabulary).zip(targets).zip(losses) {
-            *loss = row_loss(logits, target as usize);
-        }
+        let logits = &*logits;
+        for_tasks(losses, ROWS_PER_TASK, |part, losses| {
+            for (row, loss) in (part * ROWS_PER_TASK..).zip(losses) {
+                let logits = &logits[row * vocabulary..][..vocabulary];
+                *loss = row_loss(logits, targets[row] as usize);
+            }
+        });
     }
     losses
 }

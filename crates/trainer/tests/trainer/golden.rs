@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use opengpu_trainer::{Compute, Form, InnerLoop, Llama, Pair, fresh_weights};
+use opengpu_trainer::{Compute, Form, Forms, InnerLoop, Llama, Pair, fresh_weights};
 use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
 use serde_json::Value;
 
@@ -95,7 +95,7 @@ fn logits_losses_and_gradients_are_those_of_transformers() {
         for form in [Form::Fused, Form::Plain] {
             let length = case.model.max_position_embeddings;
             let compute = Compute {
-                form,
+                forms: Forms::all(form),
                 ..Compute::float32()
             };
             let mut llama = Llama::new(&case.model, &case.weights, &compute);

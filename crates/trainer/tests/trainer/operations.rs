@@ -1,7 +1,7 @@
 //! The fused operations against the same in plain Burn operations, and both against finite
 //! differences.
 
-use opengpu_trainer::{Compute, Form, Llama, Precision, fresh_weights};
+use opengpu_trainer::{Compute, Form, Forms, Llama, Precision, fresh_weights};
 use opengpu_trainer_protocol::ModelConfig;
 
 fn configs() -> Vec<(ModelConfig, usize)> {
