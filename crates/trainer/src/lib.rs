@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod adamw;
+pub mod device;
 mod error;
 mod evaluate;
 mod export;
@@ -24,6 +25,8 @@ mod train;
 pub use error::{Result, TrainerError};
 pub use evaluate::{Evaluated, evaluate};
 pub use model::{Form, Llama};
+#[cfg(feature = "gpu")]
+pub use ops::cube;
 pub use serve::{run, serve};
 pub use tokens::{Blocks, Pair, open_tokens};
 pub use train::{InnerLoop, Progress, Signals, Trained};

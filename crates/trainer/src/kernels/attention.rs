@@ -35,7 +35,8 @@ impl Heads {
     fn value_offset(self, head: usize) -> usize {
         self.key_offset(head) + self.kv_heads * self.head_width
     }
-    fn scale(self) -> f32 {
+    /// Factor of the scores: `1 / sqrt(D)`.
+    pub fn scale(self) -> f32 {
         1.0 / (self.head_width as f32).sqrt()
     }
 }

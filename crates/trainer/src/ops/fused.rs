@@ -8,7 +8,7 @@ use super::AttentionSizes;
 
 /// The fused operations, dispatched to the backend of their tensors. Shapes are those of
 /// the functions of the same names below.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
 pub trait FusedOps: Backend {
     /// See [`embed`].
     fn embed(table: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self>;

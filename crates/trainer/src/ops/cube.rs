@@ -1,0 +1,216 @@
+//! The fused kernels on Burn's GPU backend: the order in which the kernels run. The kernels
+//! themselves, in CubeCL, are the modules below.
+//!
+//! Every kernel adds in float32 and in one fixed order; none uses atomics. What the backend
+//! may choose by itself is the kernel of a matrix product.
+
+pub mod adamw;
+mod attention;
+mod buffer;
+mod embedding;
+mod loss;
+mod matrix;
+mod norm;
+pub mod reduce;
+mod rotary;
+mod scale;
+mod swiglu;
+mod tile;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn_cubecl::CubeBackend;
+
+use super::{
+    AttentionInputs, AttentionSaved, AttentionSizes, FusedKernels, FusedOps, HeadInputs, MlpInputs,
+};
+use buffer::{dense, shape};
+
+impl FusedKernels for CubeBackend {
+    fn embed_forward(table: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
+        embedding::forward(&dense(table), &dense(tokens))
+    }
+
+    fn embed_backward(
+        dy: FloatTensor<Self>,
+        tokens: IntTensor<Self>,
+        vocabulary: usize,
+    ) -> FloatTensor<Self> {
+        embedding::backward(&dense(dy), &dense(tokens), vocabulary)
+    }
+
+    fn norm_forward(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        norm::forward(&dense(x), &dense(gain), eps)
+    }
+
+    fn norm_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        eps: f32,
+    ) -> [FloatTensor<Self>; 2] {
+        norm::backward(None, &dense(dy), &dense(x), &dense(gain), eps)
+    }
+
+    fn attention_forward(
+        inputs: &AttentionInputs<Self>,
+        sizes: AttentionSizes,
+    ) -> (FloatTensor<Self>, AttentionSaved<Self>) {
+        let x = dense(inputs.x.clone());
+        let normalised = norm::forward(&x, &dense(inputs.gain.clone()), sizes.eps);
+        let packed = matrix::linear(&normalised, &inputs.qkv);
+        rotary::rotate(&packed, &dense(inputs.rotary.clone()), sizes, 1.0);
+        let (mixed, log_sums) = attention::forward(&packed, sizes.sequence, sizes.heads);
+        let out = matrix::add(matrix::linear(&mixed, &inputs.output), x);
+        let saved = AttentionSaved {
+            packed,
+            mixed,
+            log_sums,
+        };
+        (out, saved)
+    }
+
+    fn attention_backward(
+        dy: FloatTensor<Self>,
+        inputs: AttentionInputs<Self>,
+        saved: AttentionSaved<Self>,
+        sizes: AttentionSizes,
+    ) -> [FloatTensor<Self>; 4] {
+        let (dy, x, gain) = (dense(dy), dense(inputs.x), dense(inputs.gain));
+        let dmixed = matrix::linear_input_gradient(&dy, &inputs.output);
+        let doutput = matrix::linear_weight_gradient(&dy, &saved.mixed);
+        let dpacked = attention::backward(
+            &dmixed,
+            &saved.mixed,
+            &saved.log_sums,
+            &saved.packed,
+            sizes.sequence,
+            sizes.heads,
+        );
+        rotary::rotate(&dpacked, &dense(inputs.rotary), sizes, -1.0);
+        let normalised = norm::forward(&x, &gain, sizes.eps);
+        let dqkv = matrix::linear_weight_gradient(&dpacked, &normalised);
+        let dnormalised = matrix::linear_input_gradient(&dpacked, &inputs.qkv);
+        // `dy` also bypasses the block.
+        let [dx, dgain] = norm::backward(Some(&dy), &dnormalised, &x, &gain, sizes.eps);
+        [dx, dgain, dqkv, doutput]
+    }
+
+    fn mlp_forward(inputs: &MlpInputs<Self>, eps: f32) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let x = dense(inputs.x.clone());
+        let normalised = norm::forward(&x, &dense(inputs.gain.clone()), eps);
+        let projected = matrix::linear(&normalised, &inputs.gate_up);
+        let hidden = swiglu::forward(&projected);
+        let out = matrix::add(matrix::linear(&hidden, &inputs.down), x);
+        (out, projected)
+    }
+
+    fn mlp_backward(
+        dy: FloatTensor<Self>,
+        inputs: MlpInputs<Self>,
+        gate_up: FloatTensor<Self>,
+        eps: f32,
+    ) -> [FloatTensor<Self>; 4] {
+        let (dy, x, gain) = (dense(dy), dense(inputs.x), dense(inputs.gain));
+        let dhidden = matrix::linear_input_gradient(&dy, &inputs.down);
+        let [dprojected, hidden] = swiglu::backward(&dhidden, &gate_up);
+        let ddown = matrix::linear_weight_gradient(&dy, &hidden);
+        let normalised = norm::forward(&x, &gain, eps);
+        let dweight = matrix::linear_weight_gradient(&dprojected, &normalised);
+        let dnormalised = matrix::linear_input_gradient(&dprojected, &inputs.gate_up);
+        let [dx, dgain] = norm::backward(Some(&dy), &dnormalised, &x, &gain, eps);
+        [dx, dgain, dweight, ddown]
+    }
+
+    fn head_losses(
+        inputs: &HeadInputs<Self>,
+        targets: IntTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        let (x, gain) = (dense(inputs.x.clone()), dense(inputs.gain.clone()));
+        let normalised = norm::forward(&x, &gain, eps);
+        loss::token_losses(&normalised, &dense(inputs.weight.clone()), &dense(targets))
+    }
+
+    fn head_gradients(
+        inputs: HeadInputs<Self>,
+        targets: IntTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, [FloatTensor<Self>; 3]) {
+        let (x, gain) = (dense(inputs.x), dense(inputs.gain));
+        let normalised = norm::forward(&x, &gain, eps);
+        let [losses, dnormalised, dweight] =
+            loss::losses_and_gradients(&normalised, &dense(inputs.weight), &dense(targets));
+        let [dx, dgain] = norm::backward(None, &dnormalised, &x, &gain, eps);
+        (reduce::mean(&losses), [dx, dgain, dweight])
+    }
+
+    fn scale(gradient: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
+        scale::scale(&dense(gradient), &dense(factor))
+    }
+}
+
+/// Without autodiff an operation is its forward pass.
+impl FusedOps for CubeBackend {
+    fn embed(table: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::embed_forward(table, tokens)
+    }
+
+    fn norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        Self::norm_forward(x, gain, eps)
+    }
+
+    fn attention_block(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        qkv: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        rotary: FloatTensor<Self>,
+        sizes: AttentionSizes,
+    ) -> FloatTensor<Self> {
+        let inputs = AttentionInputs {
+            x,
+            gain,
+            qkv,
+            output,
+            rotary,
+        };
+        Self::attention_forward(&inputs, sizes).0
+    }
+
+    fn mlp_block(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        gate_up: FloatTensor<Self>,
+        down: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        let inputs = MlpInputs {
+            x,
+            gain,
+            gate_up,
+            down,
+        };
+        Self::mlp_forward(&inputs, eps).0
+    }
+
+    fn head_loss(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        let inputs = HeadInputs { x, gain, weight };
+        reduce::mean(&Self::head_losses(&inputs, targets, eps))
+    }
+
+    fn head_token_losses(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        Self::head_losses(&HeadInputs { x, gain, weight }, targets, eps)
+    }
+}
