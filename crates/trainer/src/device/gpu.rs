@@ -1,9 +1,7 @@
 //! The GPUs of this machine, as Burn's wgpu backend sees them.
 
-use burn::backend::{DispatchDevice, WgpuDevice};
-use burn::tensor::{Device, DeviceType};
-use burn_cubecl::CubeDevice;
-use cubecl::wgpu::WgpuDeviceKind;
+use burn::backend::{CubeDevice, Device as _, WgpuBackend, WgpuDevice, WgpuDeviceKind};
+use burn::tensor::Device;
 
 use super::{Chosen, Kind, probe};
 
@@ -25,71 +23,68 @@ impl Found {
     }
 }
 
-/// Every GPU once, dedicated ones first and software last.
+/// The interfaces to look for GPUs on, best first, with their names.
+const INTERFACES: [(WgpuBackend, &str); 3] = [
+    (WgpuBackend::Vulkan, "Vulkan"),
+    (WgpuBackend::Metal, "Metal"),
+    (WgpuBackend::Dx12, "DirectX 12"),
+];
+
+/// Every GPU once, dedicated ones first and software last: those of the first interface that
+/// has a hardware GPU, or else of the first that has anything.
 pub fn list() -> Vec<Found> {
-    // Vulkan first: only there are kernels compiled without a detour through WGSL.
-    let (devices, interface) = match enumerate(DeviceType::Vulkan) {
-        devices if devices.is_empty() => (enumerate(DeviceType::Wgpu), native_interface()),
-        devices => (devices, "Vulkan"),
-    };
-    let mut found: Vec<(u8, Found)> = devices
-        .into_iter()
-        .filter_map(|device| {
-            let (rank, kind) = rank(&device)?;
-            let name = name(&device, rank, interface);
-            Some((rank, Found { device, kind, name }))
-        })
-        .collect();
-    found.sort_by_key(|(rank, _)| *rank);
-    found.into_iter().map(|(_, found)| found).collect()
-}
-
-fn enumerate(interface: DeviceType) -> Vec<Device> {
-    probe::caught(|| Device::enumerate(interface).into_iter().collect()).unwrap_or_default()
-}
-
-/// What wgpu reaches GPUs through where there is no Vulkan.
-fn native_interface() -> &'static str {
-    if cfg!(target_os = "macos") {
-        "Metal"
-    } else if cfg!(windows) {
-        "DirectX 12"
-    } else {
-        "wgpu"
+    let mut software = Vec::new();
+    for (interface, interface_name) in INTERFACES {
+        let found: Vec<Found> = devices(interface)
+            .into_iter()
+            .map(|device| open(device, interface_name))
+            .collect();
+        if found.iter().any(|gpu| gpu.kind == Kind::Gpu) {
+            return found;
+        }
+        if software.is_empty() {
+            software = found;
+        }
     }
+    software
 }
 
-/// The place of a device in the order of preference, and its kind.
-fn rank(device: &Device) -> Option<(u8, Kind)> {
-    let DispatchDevice::Cube(CubeDevice::Wgpu(WgpuDevice { kind, .. })) = device.as_dispatch()
-    else {
-        return None;
-    };
-    Some(match kind {
-        WgpuDeviceKind::DiscreteGpu(_) => (0, Kind::Gpu),
-        WgpuDeviceKind::IntegratedGpu(_) => (1, Kind::Gpu),
-        WgpuDeviceKind::VirtualGpu(_) => (2, Kind::Gpu),
-        WgpuDeviceKind::Other(_) => (3, Kind::Gpu),
-        WgpuDeviceKind::Cpu => (4, Kind::SoftwareGpu),
-        WgpuDeviceKind::DefaultDevice | WgpuDeviceKind::Existing(_) => return None,
+/// The adapters of an interface in the order of preference. One that the system lacks has
+/// none.
+fn devices(interface: WgpuBackend) -> Vec<WgpuDevice> {
+    let kinds = [
+        WgpuDeviceKind::DiscreteGpu(0),
+        WgpuDeviceKind::IntegratedGpu(0),
+        WgpuDeviceKind::VirtualGpu(0),
+        WgpuDeviceKind::Cpu,
+    ];
+    let ids = kinds.into_iter().flat_map(|kind| {
+        let example = CubeDevice::Wgpu(WgpuDevice::new(kind).on(interface)).to_id();
+        probe::caught(|| CubeDevice::enumerate(example)).unwrap_or_default()
+    });
+    ids.filter_map(|id| match CubeDevice::from_id(id) {
+        CubeDevice::Wgpu(device) => Some(device),
+        _ => None,
     })
+    .collect()
 }
 
-/// The name that the adapter gives itself, or what it is where it can't be opened.
-fn name(device: &Device, rank: u8, interface: &str) -> String {
+/// Names a device as its adapter names itself, or by its kind where it can't be opened.
+fn open(device: WgpuDevice, interface: &str) -> Found {
+    let (kind, fallback) = match device.kind {
+        WgpuDeviceKind::Cpu => (Kind::SoftwareGpu, "a software GPU"),
+        WgpuDeviceKind::IntegratedGpu(_) => (Kind::Gpu, "an integrated GPU"),
+        WgpuDeviceKind::VirtualGpu(_) => (Kind::Gpu, "a virtual GPU"),
+        _ => (Kind::Gpu, "a dedicated GPU"),
+    };
+    let device = Device::new(device);
     let name = probe::caught(|| device.identity())
         .ok()
         .flatten()
-        .map(|identity| identity.name);
-    let name = name.unwrap_or_else(|| {
-        let kind = [
-            "a dedicated GPU",
-            "an integrated GPU",
-            "a virtual GPU",
-            "a GPU",
-            "a software GPU",
-        ];
-        kind[usize::from(rank)].to_owned()
-    });
-    format!("{name} ({interface})")
+        .map_or_else(|| fallback.to_owned(), |identity| identity.name);
+    Found {
+        device,
+        kind,
+        name: format!("{name} ({interface})"),
+    }
 }

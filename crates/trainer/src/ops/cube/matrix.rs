@@ -1,14 +1,26 @@
 //! Matrix products, by the backend's own kernels.
 
-use burn::tensor::DType;
+use burn::backend::{CubeDevice, WgpuDevice, WgpuDeviceKind};
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::ops::numeric;
 use burn_cubecl::tensor::CubeTensor;
 
+/// How a device finds the kernel for a product. A GPU measures several and keeps the fastest;
+/// software takes minutes to compile them all, so it gets the one that needs no measuring.
+fn strategy(device: &CubeDevice) -> MatmulStrategy {
+    match device {
+        CubeDevice::Wgpu(WgpuDevice {
+            kind: WgpuDeviceKind::Cpu,
+            ..
+        }) => MatmulStrategy::Cube,
+        _ => MatmulStrategy::default(),
+    }
+}
+
 /// `a · b`.
 fn product(a: CubeTensor, b: CubeTensor, out: Option<CubeTensor>) -> CubeTensor {
-    let dtype: DType = a.dtype;
-    matmul(a, b, out, MatmulStrategy::default(), dtype)
+    let (strategy, dtype) = (strategy(&a.device), a.dtype);
+    matmul(a, b, out, strategy, dtype)
         .unwrap_or_else(|error| panic!("the device has no matrix product: {error:?}"))
 }
 
