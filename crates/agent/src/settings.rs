@@ -33,6 +33,8 @@ pub struct DeviceSettings {
     pub threads: Option<usize>,
     /// Memory that a training step may take; None: most of what is free.
     pub memory_bytes: Option<u64>,
+    /// Which device it is to take; None: as it likes.
+    pub device: Option<String>,
     /// Slows training down by this factor (1.0: not), for owners who want a cooler machine
     /// and for experiments with uneven ones.
     pub slowdown: f64,
@@ -46,6 +48,7 @@ impl DeviceSettings {
             args: vec!["trainer".into()],
             threads: None,
             memory_bytes: None,
+            device: None,
             slowdown: 1.0,
         })
     }

@@ -130,6 +130,10 @@ pub struct Join {
     /// Threads of the trainer [default: all cores]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
+    /// What trains: auto (a GPU that works, else the CPU), cpu, gpu, or gpu:1 for the second
+    /// one; GPUs need a program built with the feature `gpu`
+    #[arg(long, default_value = "auto", value_parser = device)]
+    pub device: String,
     /// Memory of a training step, for example 8GiB or 500MB: larger batches are worked on in
     /// parts [default: most of what is free]
     #[arg(long, value_name = "SIZE", value_parser = crate::size::parse)]
@@ -342,4 +346,10 @@ pub struct Simulate {
     /// No faults: every machine works and every message arrives
     #[arg(long)]
     pub calm: bool,
+}
+
+/// A device's name, refused here rather than by the trainer.
+fn device(text: &str) -> Result<String, opengpu_trainer::device::DeviceError> {
+    text.parse::<opengpu_trainer::device::Wish>()?;
+    Ok(text.to_owned())
 }

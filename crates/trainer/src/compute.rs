@@ -1,8 +1,9 @@
 //! How a model is computed: on which device, with which operations, in which numbers.
 
 use burn::tensor::Device;
-use opengpu_trainer_protocol::InnerSettings;
+use opengpu_trainer_protocol::{InnerSettings, Precision as Wanted};
 
+use crate::device::{Chosen, Kind};
 use crate::kernels::precision::{Precision, instruction_set};
 
 /// Which form of the operations a model uses; both compute the same.
@@ -41,6 +42,8 @@ impl Forms {
 pub struct Compute {
     /// Where, without autodiff.
     pub device: Device,
+    /// What the device's numerics are called where they are not the CPU's.
+    pub device_class: Option<String>,
     /// With which operations.
     pub forms: Forms,
     /// Of the matrix products; the plain form is float32 throughout.
@@ -56,6 +59,7 @@ impl Compute {
     pub fn float32() -> Self {
         Self {
             device: Device::flex(),
+            device_class: None,
             forms: Forms::all(Form::Fused),
             precision: Precision::Float32,
             recompute: false,
@@ -63,10 +67,24 @@ impl Compute {
         }
     }
 
-    /// On the CPU, as a run's settings ask for, and a sentence where that can't be had.
-    pub fn of(settings: &InnerSettings) -> (Self, Option<&'static str>) {
-        let (precision, complaint) = Precision::of(settings.precision);
+    /// On a device, as a run's settings ask for, and a sentence where that can't be had.
+    pub fn of(settings: &InnerSettings, chosen: &Chosen) -> (Self, Option<&'static str>) {
+        let (precision, complaint) = match chosen.kind {
+            Kind::Cpu => Precision::of(settings.precision),
+            _ => (
+                Precision::Float32,
+                (settings.precision == Wanted::Bfloat16)
+                    .then_some("GPUs compute in float32 for now."),
+            ),
+        };
+        let device_class = match chosen.kind {
+            Kind::Cpu => None,
+            _ if chosen.is_repeatable() => Some(chosen.name.clone()),
+            _ => Some(format!("{}, approximately", chosen.name)),
+        };
         let compute = Self {
+            device: chosen.device.clone(),
+            device_class,
             precision,
             recompute: settings.recompute,
             document_mask: settings.document_mask,
@@ -76,15 +94,19 @@ impl Compute {
     }
 
     /// Inside one class the same assignment gives the same bytes: build, device, how
-    /// products round, threads, and sequences of a micro-batch.
+    /// products round, threads, and sequences of a micro-batch. A class that says
+    /// "approximately" promises results close to each other and no more.
     pub fn numerics_class(&self, micro_batch: usize) -> String {
-        format!(
-            "burn-flex {} {} {} {} threads {} micro-batch {micro_batch}",
-            env!("CARGO_PKG_VERSION"),
-            std::env::consts::ARCH,
-            self.precision.name(),
-            instruction_set(self.precision),
-            rayon::current_num_threads(),
-        )
+        let device = match &self.device_class {
+            Some(name) => name.clone(),
+            None => format!(
+                "{} {} threads {}",
+                std::env::consts::ARCH,
+                instruction_set(self.precision),
+                rayon::current_num_threads(),
+            ),
+        };
+        let (version, precision) = (env!("CARGO_PKG_VERSION"), self.precision.name());
+        format!("opengpu {version} {device} {precision} micro-batch {micro_batch}")
     }
 }

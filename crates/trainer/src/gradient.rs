@@ -31,6 +31,6 @@ impl Gradient {
     /// Its numbers, flat.
     pub fn numbers(&self) -> Vec<f32> {
         let tensors = self.tensors.iter().cloned();
-        tensors.flat_map(|tensor| numbers(tensor)).collect()
+        tensors.flat_map(numbers).collect()
     }
 }

@@ -7,6 +7,7 @@
 
 mod adamw;
 mod compute;
+pub mod device;
 mod error;
 mod evaluate;
 mod export;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use opengpu_trainer_protocol::{ErrorCode, Reply, ReplyBody, Request, RequestBody};
 
+use crate::device::{self, Wish};
 use crate::error::TrainerError;
 use crate::memory::limit_memory;
 use crate::session::Session;
@@ -30,7 +31,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The trainer process on its standard streams; returns when told to stop or when the
 /// input closes. The owner's limits come in environment variables: `OPENGPU_THREADS` (one per
-/// core), and `OPENGPU_MEMORY_BYTES` of a training step (most of what is free).
+/// core), `OPENGPU_MEMORY_BYTES` of a training step (most of what is free), `OPENGPU_DEVICE`
+/// (see [`Wish`]).
 pub fn run() -> anyhow::Result<()> {
     let threads = match whole_number("OPENGPU_THREADS")? {
         Some(threads) => usize::try_from(threads)?,
@@ -39,12 +41,17 @@ pub fn run() -> anyhow::Result<()> {
     if let Some(bytes) = whole_number("OPENGPU_MEMORY_BYTES")? {
         limit_memory(bytes);
     }
+    let device = match std::env::var("OPENGPU_DEVICE") {
+        Ok(text) => text.parse().context("OPENGPU_DEVICE")?,
+        Err(_) => Wish::default(),
+    };
     // The last resort against an orphan that is deep in a long computation.
     let on_close = || {
         std::thread::sleep(LAST_WORDS);
         std::process::exit(0);
     };
-    serve_with(std::io::stdin(), std::io::stdout(), threads, on_close)
+    let (input, output) = (std::io::stdin(), std::io::stdout());
+    serve_with(input, output, threads, device, on_close)
 }
 
 /// The value of an environment variable, if it is set.
@@ -57,19 +64,20 @@ fn whole_number(name: &str) -> anyhow::Result<Option<u64>> {
     number.with_context(complaint).map(Some)
 }
 
-/// The same on any pair of streams and any number of threads.
+/// The same on any pair of streams and any number of threads, on the CPU.
 pub fn serve(
     input: impl Read + Send + 'static,
     output: impl Write + Send,
     threads: usize,
 ) -> anyhow::Result<()> {
-    serve_with(input, output, threads, || {})
+    serve_with(input, output, threads, Wish::Cpu, || {})
 }
 
 fn serve_with(
     input: impl Read + Send + 'static,
     output: impl Write + Send,
     threads: usize,
+    device: Wish,
     on_close: impl FnOnce() + Send + 'static,
 ) -> anyhow::Result<()> {
     // Working inside the pool keeps all of the work on its threads: with one thread,
@@ -90,7 +98,13 @@ fn serve_with(
             on_close();
         })
         .context("The thread that reads requests could not be started.")?;
-    pool.install(move || answer(receiver, output, &signals))
+    pool.install(move || {
+        let device = device::choose(device)?;
+        for note in &device.notes {
+            eprintln!("{note}");
+        }
+        answer(receiver, output, &signals, Session::new(device))
+    })
 }
 
 /// A line of input, parsed.
@@ -155,8 +169,8 @@ fn answer(
     receiver: Receiver<Line>,
     mut output: impl Write,
     signals: &Signals,
+    mut session: Session,
 ) -> anyhow::Result<()> {
-    let mut session = Session::default();
     for line in receiver {
         if signals.stop.load(Ordering::Relaxed) {
             break;
@@ -207,7 +221,7 @@ fn into_reply(result: Result<ReplyBody, TrainerError>) -> ReplyBody {
 
 /// A bug ends a request, not the process; what was loaded can't be trusted any more.
 fn panicked(session: &mut Session, panic: &Box<dyn std::any::Any + Send>) -> ReplyBody {
-    *session = Session::default();
+    session.reset();
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text
         .or_else(|| panic.downcast_ref::<&str>().copied())

@@ -9,6 +9,7 @@ use opengpu_trainer_protocol::{
 };
 
 use crate::compute::Compute;
+use crate::device::{Chosen, Kind};
 use crate::error::{Result, TrainerError};
 use crate::tokens::{Pair, open_tokens};
 use crate::train::{InnerLoop, Progress, Signals};
@@ -21,8 +22,8 @@ const CALIBRATION: Duration = Duration::from_millis(400);
 const MOST_PARAMETERS: usize = 1 << 40;
 
 /// The state between requests.
-#[derive(Default)]
 pub struct Session {
+    device: Chosen,
     loaded: Option<Loaded>,
 }
 
@@ -47,6 +48,19 @@ impl Loaded {
 }
 
 impl Session {
+    /// With nothing loaded, on a device.
+    pub fn new(device: Chosen) -> Self {
+        Self {
+            device,
+            loaded: None,
+        }
+    }
+
+    /// Forgets what was loaded.
+    pub fn reset(&mut self) {
+        self.loaded = None;
+    }
+
     /// Carries out one request; `reply` takes progress.
     pub fn handle(
         &mut self,
@@ -55,7 +69,7 @@ impl Session {
         reply: &mut dyn FnMut(ReplyBody),
     ) -> Result<ReplyBody> {
         match body {
-            RequestBody::Hello { version } => hello(version),
+            RequestBody::Hello { version } => hello(version, &self.device),
             RequestBody::Load {
                 model,
                 weights,
@@ -172,6 +186,7 @@ impl Session {
     }
 
     fn calibrate(&mut self, block_sequences: usize) -> Result<ReplyBody> {
+        let device = self.device.clone();
         let Loaded {
             model,
             weights,
@@ -193,7 +208,7 @@ impl Session {
         }
         let weights = flat::read(weights, model)?;
         // A loop of its own, so that the real moments stay as they are.
-        let mut training = InnerLoop::new(model, inner);
+        let mut training = InnerLoop::on(model, inner, &device);
         let mut llama = training.place(&weights);
         drop(weights);
         let mut batch = Pair::default();
@@ -224,6 +239,7 @@ impl Session {
         signals: &Signals,
         reply: &mut dyn FnMut(ReplyBody),
     ) -> Result<ReplyBody> {
+        let device = self.device.clone();
         let Loaded {
             model,
             weights,
@@ -233,7 +249,7 @@ impl Session {
         } = self.loaded()?;
         let tokens = tokens.as_mut().ok_or_else(no_tokens)?;
         let weights = flat::read(weights, model)?;
-        let training = training.get_or_insert_with(|| InnerLoop::new(model, inner));
+        let training = training.get_or_insert_with(|| InnerLoop::on(model, inner, &device));
         let mut report = |Progress {
                               done,
                               of,
@@ -320,23 +336,24 @@ impl Pace {
     }
 }
 
-fn hello(version: u32) -> Result<ReplyBody> {
+fn hello(version: u32, device: &Chosen) -> Result<ReplyBody> {
     if version != VERSION {
         return Err(TrainerError::BadRequest(format!(
             "This trainer speaks version {VERSION} of the trainer protocol, the caller {version}; \
              use an agent and a trainer of the same release."
         )));
     }
-    let threads = rayon::current_num_threads();
-    let package = env!("CARGO_PKG_VERSION");
+    let backend = match device.kind {
+        Kind::Cpu => "burn-flex",
+        _ => "burn-cubecl",
+    };
     Ok(ReplyBody::Hello {
         version: VERSION,
-        trainer: format!("burn-flex {package}"),
-        device: format!(
-            "CPU ({threads} thread{})",
-            if threads == 1 { "" } else { "s" }
-        ),
-        numerics_class: Compute::of(&InnerSettings::default()).0.numerics_class(0),
+        trainer: format!("{backend} {}", env!("CARGO_PKG_VERSION")),
+        device: device.name.clone(),
+        numerics_class: Compute::of(&InnerSettings::default(), device)
+            .0
+            .numerics_class(0),
     })
 }
 

@@ -9,6 +9,7 @@ use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig, TrainRequ
 
 use crate::adamw::AdamW;
 use crate::compute::{Compute, Forms};
+use crate::device::Chosen;
 use crate::error::{Result, TrainerError};
 use crate::flat;
 use crate::gradient::Gradient;
@@ -69,7 +70,12 @@ pub struct InnerLoop {
 impl InnerLoop {
     /// With zero moments, on the CPU.
     pub fn new(model: &ModelConfig, settings: &InnerSettings) -> Self {
-        let (mut compute, complaint) = Compute::of(settings);
+        Self::on(model, settings, &Chosen::cpu())
+    }
+
+    /// With zero moments, on a device.
+    pub fn on(model: &ModelConfig, settings: &InnerSettings, device: &Chosen) -> Self {
+        let (mut compute, complaint) = Compute::of(settings, device);
         if let Some(complaint) = complaint {
             eprintln!("{complaint}");
         }

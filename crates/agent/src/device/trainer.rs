@@ -30,6 +30,9 @@ impl TrainerSlot {
         if let Some(threads) = settings.threads {
             command = command.env("OPENGPU_THREADS", threads.to_string());
         }
+        if let Some(device) = &settings.device {
+            command = command.env("OPENGPU_DEVICE", device);
+        }
         if let Some(bytes) = settings.memory_bytes {
             command = command.env("OPENGPU_MEMORY_BYTES", bytes.to_string());
         }

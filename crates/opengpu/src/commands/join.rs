@@ -14,6 +14,7 @@ pub async fn run(home: &Home, json: bool, args: Join) -> Result<()> {
     let device = DeviceSettings {
         threads: args.threads.map(|threads| threads as usize),
         memory_bytes: args.memory,
+        device: Some(args.device),
         slowdown: args.slowdown,
         ..DeviceSettings::this_program().context("cannot find this program's own file")?
     };

@@ -65,7 +65,9 @@ async fn a_request_is_answered_and_progress_handed_on() {
         reply,
         ReplyBody::Calibrated {
             blocks_per_second: 2.5,
-            tokens_per_second: 100.0
+            tokens_per_second: 100.0,
+            micro_batch: 0,
+            numerics_class: String::new(),
         }
     );
     assert_eq!(
@@ -131,7 +133,9 @@ async fn a_request_given_up_does_not_spoil_the_next() {
         reply,
         ReplyBody::Calibrated {
             blocks_per_second: 7.5,
-            tokens_per_second: 100.0
+            tokens_per_second: 100.0,
+            micro_batch: 0,
+            numerics_class: String::new(),
         }
     );
 }

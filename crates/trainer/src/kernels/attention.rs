@@ -45,7 +45,8 @@ impl Heads {
         let group = self.heads / self.kv_heads;
         kv_head * group..(kv_head + 1) * group
     }
-    fn scale(self) -> f32 {
+    /// Factor of the scores: `1 / sqrt(D)`.
+    pub fn scale(self) -> f32 {
         1.0 / (self.head_width as f32).sqrt()
     }
 }
@@ -203,9 +204,14 @@ pub fn backward(
                     &log_sums[first..first + count],
                     &dout[place..],
                     &saved.out[place..],
-                    visible.of(start + first, count),
-                    [seen, first, width, depth],
-                    sizes.scale(),
+                    Place {
+                        seen,
+                        first,
+                        stride: width,
+                        depth,
+                        from: visible.of(start + first, count),
+                        scale: sizes.scale(),
+                    },
                 );
                 let probabilities = Matrix::new(probabilities, count, seen);
                 let gradients = Matrix::new(gradients, count, seen);
@@ -228,21 +234,30 @@ pub fn backward(
         .for_each(task);
 }
 
+/// A block of scores: its columns, its first row, and the rows of `dout` and `out`.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    seen: usize,
+    first: usize,
+    stride: usize,
+    depth: usize,
+    /// First column that each row sees.
+    from: Option<&'a [u32]>,
+    scale: f32,
+}
+
 vectorised! {
     /// Raw scores become probabilities; gradients of probabilities become those of raw
-    /// scores: `ds = p (dp - sum(dout · out)) · scale`. `sizes`: columns, first row,
-    /// stride of `dout` and `out`, head width.
+    /// scores: `ds = p (dp - sum(dout · out)) · scale`.
     fn score_gradients(
         scores: &mut [f32],
         gradients: &mut [f32],
         log_sums: &[f32],
         dout: &[f32],
         out: &[f32],
-        from: Option<&[u32]>,
-        sizes: [usize; 4],
-        scale: f32,
+        place: Place,
     ) {
-        let [seen, first, stride, depth] = sizes;
+        let Place { seen, first, stride, depth, from, scale } = place;
         let rows = scores.chunks_exact_mut(seen).zip(gradients.chunks_exact_mut(seen)).zip(log_sums);
         for (i, ((scores, gradients), &log_sum)) in rows.enumerate() {
             let row = i * stride..i * stride + depth;

@@ -39,12 +39,10 @@ pub fn table(positions: usize, head_width: usize, theta: f64) -> Vec<f32> {
 pub fn rotate(packed: &mut [f32], sizes: Heads, table: &[f32], length: usize, direction: f32) {
     let width = sizes.packed_width();
     for_tasks(packed, ROWS_PER_TASK * width, |part, packed| {
-        let mut row = part * ROWS_PER_TASK;
-        for packed in packed.chunks_exact_mut(width) {
+        for (row, packed) in (part * ROWS_PER_TASK..).zip(packed.chunks_exact_mut(width)) {
             let angles = &table[row % length * sizes.head_width..][..sizes.head_width];
             let turned = (sizes.heads + sizes.kv_heads) * sizes.head_width;
             rotate_row(&mut packed[..turned], angles, direction);
-            row += 1;
         }
     });
 }

@@ -8,7 +8,7 @@ use super::{LayerSettings, Numerics};
 use crate::kernels::adamw::Step;
 
 /// The fused operations. Shapes are those of the functions of the same names below.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
 pub trait FusedOps: Backend {
     /// See [`embed`].
     fn embed(table: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self>;
@@ -17,7 +17,8 @@ pub trait FusedOps: Backend {
     fn norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
 
     /// See [`layer`].
-    #[expect(
+    // Not `expect`: the macro repeats the attribute where nothing needs it.
+    #[allow(
         clippy::too_many_arguments,
         reason = "tensors can only be passed one by one"
     )]

@@ -7,6 +7,8 @@
 //! run on every backend and are what the fused ones are tested against.
 
 mod autodiff;
+#[cfg(feature = "gpu")]
+mod cube;
 mod flex;
 mod fused;
 pub mod plain;

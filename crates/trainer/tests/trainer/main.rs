@@ -7,4 +7,6 @@ mod assignments;
 mod checkpoints;
 mod errors;
 mod golden;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod operations;

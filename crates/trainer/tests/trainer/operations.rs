@@ -4,7 +4,7 @@
 use opengpu_trainer::{Compute, Form, Forms, Llama, Precision, fresh_weights};
 use opengpu_trainer_protocol::ModelConfig;
 
-fn configs() -> Vec<(ModelConfig, usize)> {
+pub fn configs() -> Vec<(ModelConfig, usize)> {
     let model = ModelConfig {
         vocab_size: 61,
         hidden_size: 24,
@@ -43,7 +43,7 @@ fn configs() -> Vec<(ModelConfig, usize)> {
 }
 
 /// Weights large enough that every part of the model matters.
-fn weights(model: &ModelConfig, seed: u64) -> Vec<f32> {
+pub fn weights(model: &ModelConfig, seed: u64) -> Vec<f32> {
     let mut weights = fresh_weights(model, seed);
     let mut start = 0;
     for tensor in model.tensors() {
@@ -58,7 +58,7 @@ fn weights(model: &ModelConfig, seed: u64) -> Vec<f32> {
     weights
 }
 
-fn tokens(model: &ModelConfig, count: usize, seed: usize) -> Vec<u32> {
+pub fn tokens(model: &ModelConfig, count: usize, seed: usize) -> Vec<u32> {
     (0..count)
         .map(|i| ((i * i * 31 + seed + i / 3) % model.vocab_size) as u32)
         .collect()
@@ -105,7 +105,7 @@ fn compare(model: &ModelConfig, length: usize, seed: u64, document_mask: bool) {
     let (inputs, targets) = (tokens(model, 3 * length, 5), tokens(model, 3 * length, 11));
     let run = |form| {
         let compute = Compute {
-            form,
+            forms: Forms::all(form),
             document_mask,
             ..Compute::float32()
         };
@@ -133,7 +133,7 @@ fn compare(model: &ModelConfig, length: usize, seed: u64, document_mask: bool) {
 }
 
 /// Each difference is at most `tolerance` of the largest number.
-fn assert_close(got: &[f32], expected: &[f32], tolerance: f32, what: &str) {
+pub fn assert_close(got: &[f32], expected: &[f32], tolerance: f32, what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let largest = expected
         .iter()

@@ -87,17 +87,15 @@ pub fn prefetch(target: Target, rows: usize) {
 #[inline(always)]
 pub unsafe fn store(sums: [[__m512; 2]; ROWS], target: Target, rows: usize, columns: usize) {
     let masks = [first(columns), first(columns.saturating_sub(16))];
-    // Unrolled, so that each sum stays in its register.
-    for row in 0..ROWS {
+    for (row, sums) in sums.into_iter().enumerate() {
         if row >= rows {
             return;
         }
-        for half in 0..2 {
+        for (half, mut sum) in sums.into_iter().enumerate() {
             let place = row * target.row_stride + half * 16;
             let to = target.data.wrapping_add(place);
             // SAFETY: masked lanes are not touched; the others lie inside the target.
             unsafe {
-                let mut sum = sums[row][half];
                 if target.add {
                     sum = _mm512_add_ps(_mm512_maskz_loadu_ps(masks[half], to), sum);
                 }

@@ -1,0 +1,90 @@
+//! The GPUs of this machine, as Burn's wgpu backend sees them.
+
+use burn::backend::{CubeDevice, Device as _, WgpuBackend, WgpuDevice, WgpuDeviceKind};
+use burn::tensor::Device;
+
+use super::{Chosen, Kind, probe};
+
+/// A GPU that was found but not yet tried.
+pub struct Found {
+    pub device: Device,
+    pub kind: Kind,
+    pub name: String,
+}
+
+impl Found {
+    pub fn chosen(self) -> Chosen {
+        Chosen {
+            device: self.device,
+            kind: self.kind,
+            name: self.name,
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// The interfaces to look for GPUs on, best first, with their names.
+const INTERFACES: [(WgpuBackend, &str); 3] = [
+    (WgpuBackend::Vulkan, "Vulkan"),
+    (WgpuBackend::Metal, "Metal"),
+    (WgpuBackend::Dx12, "DirectX 12"),
+];
+
+/// Every GPU once, dedicated ones first and software last: those of the first interface that
+/// has a hardware GPU, or else of the first that has anything.
+pub fn list() -> Vec<Found> {
+    let mut software = Vec::new();
+    for (interface, interface_name) in INTERFACES {
+        let found: Vec<Found> = devices(interface)
+            .into_iter()
+            .map(|device| open(device, interface_name))
+            .collect();
+        if found.iter().any(|gpu| gpu.kind == Kind::Gpu) {
+            return found;
+        }
+        if software.is_empty() {
+            software = found;
+        }
+    }
+    software
+}
+
+/// The adapters of an interface in the order of preference. One that the system lacks has
+/// none.
+fn devices(interface: WgpuBackend) -> Vec<WgpuDevice> {
+    let kinds = [
+        WgpuDeviceKind::DiscreteGpu(0),
+        WgpuDeviceKind::IntegratedGpu(0),
+        WgpuDeviceKind::VirtualGpu(0),
+        WgpuDeviceKind::Cpu,
+    ];
+    let ids = kinds.into_iter().flat_map(|kind| {
+        let example = CubeDevice::Wgpu(WgpuDevice::new(kind).on(interface)).to_id();
+        probe::caught(|| CubeDevice::enumerate(example)).unwrap_or_default()
+    });
+    ids.filter_map(|id| match CubeDevice::from_id(id) {
+        CubeDevice::Wgpu(device) => Some(device),
+        _ => None,
+    })
+    .collect()
+}
+
+/// Names a device as its adapter names itself, or by its kind where it can't be opened.
+fn open(device: WgpuDevice, interface: &str) -> Found {
+    let (kind, fallback) = match device.kind {
+        WgpuDeviceKind::Cpu => (Kind::SoftwareGpu, "a software GPU"),
+        WgpuDeviceKind::IntegratedGpu(_) => (Kind::Gpu, "an integrated GPU"),
+        WgpuDeviceKind::VirtualGpu(_) => (Kind::Gpu, "a virtual GPU"),
+        _ => (Kind::Gpu, "a dedicated GPU"),
+    };
+    let device = Device::new(device);
+    let name = probe::caught(|| device.identity())
+        .ok()
+        .flatten()
+        .map_or_else(|| fallback.to_owned(), |identity| identity.name);
+    Found {
+        device,
+        kind,
+        name: format!("{name} ({interface})"),
+    }
+}

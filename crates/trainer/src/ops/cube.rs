@@ -1,0 +1,249 @@
+//! The fused kernels on Burn's GPU backend: the order in which the kernels run. The kernels
+//! themselves, in CubeCL, are the modules below.
+//!
+//! Every kernel adds in float32 and in one fixed order; none uses atomics. What the backend
+//! may choose by itself is the kernel of a matrix product.
+
+mod adamw;
+mod attention;
+mod buffer;
+mod embedding;
+mod loss;
+mod matrix;
+mod norm;
+mod reduce;
+mod rotary;
+mod scale;
+mod swiglu;
+mod tile;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn_cubecl::CubeBackend;
+
+use super::{
+    AttentionInputs, AttentionSaved, FusedKernels, FusedOps, HeadInputs, LayerSettings, MlpInputs,
+    Numerics,
+};
+use crate::kernels::adamw::Step;
+use buffer::{dense, shape};
+
+impl FusedKernels for CubeBackend {
+    fn embed_forward(table: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
+        embedding::forward(&dense(table), &dense(tokens))
+    }
+
+    fn embed_backward(
+        dy: FloatTensor<Self>,
+        tokens: IntTensor<Self>,
+        vocabulary: usize,
+    ) -> FloatTensor<Self> {
+        embedding::backward(&dense(dy), &dense(tokens), vocabulary)
+    }
+
+    fn norm_forward(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        norm::forward(&dense(x), &dense(gain), eps)
+    }
+
+    fn norm_backward(
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        eps: f32,
+    ) -> [FloatTensor<Self>; 2] {
+        norm::backward(None, &dense(dy), &dense(x), &dense(gain), eps)
+    }
+
+    fn attention_forward(
+        inputs: &AttentionInputs<Self>,
+        settings: LayerSettings,
+    ) -> (FloatTensor<Self>, AttentionSaved<Self>) {
+        let x = dense(inputs.x.clone());
+        let normalised = norm::forward(&x, &dense(inputs.gain.clone()), settings.numerics.eps);
+        let from = dense(inputs.visible_from.clone());
+        let packed = matrix::linear(&normalised, &inputs.qkv);
+        rotary::rotate(&packed, &dense(inputs.rotary.clone()), settings, 1.0);
+        let (mixed, log_sums) =
+            attention::forward(&packed, &from, settings.sequence, settings.heads);
+        let out = matrix::add(matrix::linear(&mixed, &inputs.output), x);
+        let saved = AttentionSaved {
+            packed,
+            mixed,
+            log_sums,
+        };
+        (out, saved)
+    }
+
+    fn attention_backward(
+        dy: FloatTensor<Self>,
+        inputs: AttentionInputs<Self>,
+        saved: AttentionSaved<Self>,
+        settings: LayerSettings,
+    ) -> [FloatTensor<Self>; 4] {
+        let (dy, x, gain) = (dense(dy), dense(inputs.x), dense(inputs.gain));
+        let dmixed = matrix::linear_input_gradient(&dy, &inputs.output);
+        let doutput = matrix::linear_weight_gradient(&dy, &saved.mixed);
+        let dpacked = attention::backward(
+            &dmixed,
+            &saved.mixed,
+            &saved.log_sums,
+            &saved.packed,
+            &dense(inputs.visible_from),
+            settings.sequence,
+            settings.heads,
+        );
+        rotary::rotate(&dpacked, &dense(inputs.rotary), settings, -1.0);
+        let normalised = norm::forward(&x, &gain, settings.numerics.eps);
+        let dqkv = matrix::linear_weight_gradient(&dpacked, &normalised);
+        let dnormalised = matrix::linear_input_gradient(&dpacked, &inputs.qkv);
+        // `dy` also bypasses the block.
+        let [dx, dgain] = norm::backward(Some(&dy), &dnormalised, &x, &gain, settings.numerics.eps);
+        [dx, dgain, dqkv, doutput]
+    }
+
+    fn mlp_forward(
+        inputs: &MlpInputs<Self>,
+        Numerics { eps, .. }: Numerics,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let x = dense(inputs.x.clone());
+        let normalised = norm::forward(&x, &dense(inputs.gain.clone()), eps);
+        let projected = matrix::linear(&normalised, &inputs.gate_up);
+        let hidden = swiglu::forward(&projected);
+        let out = matrix::add(matrix::linear(&hidden, &inputs.down), x);
+        (out, projected)
+    }
+
+    fn mlp_backward(
+        dy: FloatTensor<Self>,
+        inputs: MlpInputs<Self>,
+        gate_up: FloatTensor<Self>,
+        Numerics { eps, .. }: Numerics,
+    ) -> [FloatTensor<Self>; 4] {
+        let (dy, x, gain) = (dense(dy), dense(inputs.x), dense(inputs.gain));
+        let dhidden = matrix::linear_input_gradient(&dy, &inputs.down);
+        let [dprojected, hidden] = swiglu::backward(&dhidden, &gate_up);
+        let ddown = matrix::linear_weight_gradient(&dy, &hidden);
+        let normalised = norm::forward(&x, &gain, eps);
+        let dweight = matrix::linear_weight_gradient(&dprojected, &normalised);
+        let dnormalised = matrix::linear_input_gradient(&dprojected, &inputs.gate_up);
+        let [dx, dgain] = norm::backward(Some(&dy), &dnormalised, &x, &gain, eps);
+        [dx, dgain, dweight, ddown]
+    }
+
+    fn head_losses(
+        inputs: &HeadInputs<Self>,
+        targets: IntTensor<Self>,
+        Numerics { eps, .. }: Numerics,
+    ) -> FloatTensor<Self> {
+        let (x, gain) = (dense(inputs.x.clone()), dense(inputs.gain.clone()));
+        let normalised = norm::forward(&x, &gain, eps);
+        loss::token_losses(&normalised, &dense(inputs.weight.clone()), &dense(targets))
+    }
+
+    fn head_gradients(
+        inputs: HeadInputs<Self>,
+        targets: IntTensor<Self>,
+        Numerics { eps, .. }: Numerics,
+    ) -> (FloatTensor<Self>, [FloatTensor<Self>; 3]) {
+        let (x, gain) = (dense(inputs.x), dense(inputs.gain));
+        let normalised = norm::forward(&x, &gain, eps);
+        let [losses, dnormalised, dweight] =
+            loss::losses_and_gradients(&normalised, &dense(inputs.weight), &dense(targets));
+        let [dx, dgain] = norm::backward(None, &dnormalised, &x, &gain, eps);
+        (reduce::mean(&losses), [dx, dgain, dweight])
+    }
+
+    fn scale(gradient: FloatTensor<Self>, factor: FloatTensor<Self>) -> FloatTensor<Self> {
+        scale::scale(&dense(gradient), &dense(factor))
+    }
+
+    fn sum_of_squares(numbers: FloatTensor<Self>) -> FloatTensor<Self> {
+        reduce::sum_of_squares(&dense(numbers))
+    }
+
+    fn adamw_step(
+        state: [FloatTensor<Self>; 3],
+        gradient: FloatTensor<Self>,
+        step: Step,
+    ) -> [FloatTensor<Self>; 3] {
+        let state = state.map(|tensor| buffer::own(dense(tensor)));
+        let [weights, first, second] = &state;
+        adamw::update(weights, first, second, &dense(gradient), step);
+        state
+    }
+}
+
+/// Without autodiff an operation is its forward pass.
+impl FusedOps for CubeBackend {
+    fn embed(table: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::embed_forward(table, tokens)
+    }
+
+    fn norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        Self::norm_forward(x, gain, eps)
+    }
+
+    fn layer(
+        x: FloatTensor<Self>,
+        attention_norm: FloatTensor<Self>,
+        qkv: FloatTensor<Self>,
+        output: FloatTensor<Self>,
+        mlp_norm: FloatTensor<Self>,
+        gate_up: FloatTensor<Self>,
+        down: FloatTensor<Self>,
+        rotary: FloatTensor<Self>,
+        visible_from: IntTensor<Self>,
+        settings: LayerSettings,
+    ) -> FloatTensor<Self> {
+        let attention = AttentionInputs {
+            x,
+            gain: attention_norm,
+            qkv,
+            output,
+            rotary,
+            visible_from,
+        };
+        let mlp = MlpInputs {
+            x: Self::attention_forward(&attention, settings).0,
+            gain: mlp_norm,
+            gate_up,
+            down,
+        };
+        Self::mlp_forward(&mlp, settings.numerics).0
+    }
+
+    fn head_loss(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        numerics: Numerics,
+    ) -> FloatTensor<Self> {
+        let inputs = HeadInputs { x, gain, weight };
+        reduce::mean(&Self::head_losses(&inputs, targets, numerics))
+    }
+
+    fn head_token_losses(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        numerics: Numerics,
+    ) -> FloatTensor<Self> {
+        Self::head_losses(&HeadInputs { x, gain, weight }, targets, numerics)
+    }
+
+    fn squares(numbers: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::sum_of_squares(numbers)
+    }
+
+    fn adamw(
+        weights: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        step: Step,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [weights, first, second] = Self::adamw_step([weights, first, second], gradient, step);
+        (weights, first, second)
+    }
+}
