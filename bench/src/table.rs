@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use opengpu_protocol::SyncSettings;
-use opengpu_trainer_protocol::InnerSettings;
+use opengpu_trainer_protocol::{InnerSettings, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::{Data, Federated, Figures, Scale, synchronous};
@@ -159,6 +159,8 @@ impl Table {
                 workers,
                 inner: InnerSettings {
                     learning_rate: rate,
+                    // A row is the same on every processor.
+                    precision: Precision::Float32,
                     ..row.inner.clone()
                 },
                 seed,

@@ -85,10 +85,10 @@ impl Compute {
         let compute = Self {
             device: chosen.device.clone(),
             device_class,
+            forms: Forms::all(chosen.form),
             precision,
             recompute: settings.recompute,
             document_mask: settings.document_mask,
-            ..Self::float32()
         };
         (compute, complaint)
     }

@@ -13,6 +13,8 @@ use std::str::FromStr;
 
 use burn::tensor::Device;
 
+use crate::compute::Form;
+
 /// What a person asks for: `auto`, `cpu`, `gpu` or `gpu:1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wish {
@@ -45,6 +47,8 @@ pub struct Chosen {
     pub kind: Kind,
     /// Its name for people, with the interface it is reached through.
     pub name: String,
+    /// The operations that work there.
+    pub form: Form,
     /// What people may want to know, such as why a GPU was passed over.
     pub notes: Vec<String>,
 }
@@ -134,6 +138,7 @@ fn cpu(notes: Vec<String>) -> Chosen {
         device: Device::flex(),
         kind: Kind::Cpu,
         name: format!("CPU ({threads} thread{plural})"),
+        form: Form::Fused,
         notes,
     }
 }
@@ -159,14 +164,13 @@ fn auto() -> Chosen {
             ));
             continue;
         }
-        match probe::probe(&found.device) {
-            Ok(()) => {
-                return Chosen {
-                    notes,
-                    ..found.chosen()
-                };
+        let name = found.name.clone();
+        match tried(found) {
+            Ok(chosen) => {
+                notes.extend(chosen.notes);
+                return Chosen { notes, ..chosen };
             }
-            Err(reason) => notes.push(format!("{} was passed over: {reason}", found.name)),
+            Err(reason) => notes.push(format!("{name} was passed over: {reason}")),
         }
     }
     cpu(notes)
@@ -190,12 +194,26 @@ fn gpu(index: usize) -> Result<Chosen, DeviceError> {
         });
     }
     let found = all.swap_remove(index);
-    match probe::probe(&found.device) {
-        Ok(()) => Ok(found.chosen()),
-        Err(reason) => Err(DeviceError::Unusable {
-            name: found.name,
-            reason,
-        }),
+    let name = found.name.clone();
+    tried(found).map_err(|reason| DeviceError::Unusable { name, reason })
+}
+
+/// A GPU with the operations that compute there as on the CPU: the fused ones, or else
+/// Burn's ordinary ones, which is told.
+#[cfg(feature = "gpu")]
+fn tried(found: gpu::Found) -> Result<Chosen, String> {
+    let Err(reason) = probe::probe(&found.device, Form::Fused) else {
+        return Ok(found.chosen(Form::Fused, Vec::new()));
+    };
+    match probe::probe(&found.device, Form::Plain) {
+        Ok(()) => {
+            let note = format!(
+                "{} trains with ordinary operations, which is slower: with fused ones {reason}",
+                found.name
+            );
+            Ok(found.chosen(Form::Plain, vec![note]))
+        }
+        Err(_) => Err(reason),
     }
 }
 
@@ -274,7 +292,7 @@ mod tests {
     fn a_device_that_does_not_exist_is_unusable_in_a_sentence() {
         use burn::tensor::DeviceKind;
         let missing = Device::wgpu(DeviceKind::VirtualGpu(77));
-        let reason = probe::probe(&missing).unwrap_err();
+        let reason = probe::probe(&missing, Form::Fused).unwrap_err();
         assert!(!reason.contains('\n') && reason.len() > 10, "{reason}");
     }
 

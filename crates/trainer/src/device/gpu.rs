@@ -4,6 +4,7 @@ use burn::backend::{CubeDevice, Device as _, WgpuBackend, WgpuDevice, WgpuDevice
 use burn::tensor::Device;
 
 use super::{Chosen, Kind, probe};
+use crate::compute::Form;
 
 /// A GPU that was found but not yet tried.
 pub struct Found {
@@ -13,12 +14,13 @@ pub struct Found {
 }
 
 impl Found {
-    pub fn chosen(self) -> Chosen {
+    pub fn chosen(self, form: Form, notes: Vec<String>) -> Chosen {
         Chosen {
             device: self.device,
             kind: self.kind,
             name: self.name,
-            notes: Vec::new(),
+            form,
+            notes,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use burn::tensor::Device;
 use opengpu_trainer_protocol::ModelConfig;
 
-use crate::compute::Compute;
+use crate::compute::{Compute, Form, Forms};
 use crate::initialise;
 use crate::model::Llama;
 
@@ -28,12 +28,12 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// Whether the device trains as the CPU does; the error is a clause for people.
-pub fn probe(device: &Device) -> Result<(), String> {
+/// Whether the device trains as the CPU does with such operations; the error is a clause for people.
+pub fn probe(device: &Device, form: Form) -> Result<(), String> {
     let model = model();
     let weights = initialise::weights(&model, 1);
-    let (loss, gradient) = step(&model, &weights, &Device::flex())?;
-    let (found_loss, found) = step(&model, &weights, device)
+    let (loss, gradient) = step(&model, &weights, &Device::flex(), Form::Fused)?;
+    let (found_loss, found) = step(&model, &weights, device, form)
         .map_err(|reason| format!("a tiny training step failed there ({reason})"))?;
     let wrong = |what: &str| Err(format!("it computes {what} differently from the CPU"));
     if !close(found_loss, loss, loss.abs()) {
@@ -77,7 +77,12 @@ fn model() -> ModelConfig {
 }
 
 /// Loss and gradient of two short sequences.
-fn step(model: &ModelConfig, weights: &[f32], device: &Device) -> Result<(f32, Vec<f32>), String> {
+fn step(
+    model: &ModelConfig,
+    weights: &[f32],
+    device: &Device,
+    form: Form,
+) -> Result<(f32, Vec<f32>), String> {
     let tokens: Vec<u32> = (0..2 * LENGTH + 1)
         .map(|place| ((place * place * 31 + place) % model.vocab_size) as u32)
         .collect();
@@ -85,6 +90,7 @@ fn step(model: &ModelConfig, weights: &[f32], device: &Device) -> Result<(f32, V
     caught(|| {
         let compute = Compute {
             device: device.clone(),
+            forms: Forms::all(form),
             ..Compute::float32()
         };
         let mut llama = Llama::new(model, weights, &compute);
