@@ -100,7 +100,8 @@ impl Compute {
         let device = match &self.device_class {
             Some(name) => name.clone(),
             None => format!(
-                "{} {} threads {}",
+                "{} {} {} threads {}",
+                std::env::consts::OS,
                 std::env::consts::ARCH,
                 instruction_set(self.precision),
                 rayon::current_num_threads(),

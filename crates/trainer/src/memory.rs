@@ -51,27 +51,31 @@ impl Plan {
         }
     }
 
-    /// Bytes of a step on `batch` sequences: weights, moments and gradient, and what the
+    /// About the bytes of a step on `batch` sequences: weights, moments and gradient, and what the
     /// forward pass keeps.
     pub fn bytes(self, model: &ModelConfig, batch: usize) -> u64 {
-        let summing = u64::from(self.micro_batch < batch);
-        let weights = model.parameters() as u64 * (4 + summing);
-        let rows = (self.micro_batch * model.max_position_embeddings) as u64;
-        let width = model.hidden_size as u64;
-        let hidden = model.intermediate_size as u64;
-        let heads = model.num_attention_heads as u64;
-        let kv_width = width / heads * model.num_key_value_heads as u64;
+        // Sizes of a hostile model multiply to more than 64 bits.
+        let wide = |size: usize| size as u128;
+        let summing = u128::from(self.micro_batch < batch);
+        let weights = wide(model.parameters()) * (4 + summing);
+        let length = wide(model.max_position_embeddings);
+        let rows = wide(self.micro_batch) * length;
+        let (width, hidden) = (wide(model.hidden_size), wide(model.intermediate_size));
+        let heads = wide(model.num_attention_heads);
+        let kv_width = width / heads * wide(model.num_key_value_heads);
         // Input, queries, keys and values, mixed values, row sums, middle, gate and up.
         let layer = rows * (4 * width + 2 * kv_width + heads + 2 * hidden);
-        let layers = model.num_hidden_layers as u64;
+        let layers = wide(model.num_hidden_layers);
         let kept = match self.recompute {
             true => layers * rows * width + layer,
             false => layers * layer,
         };
-        // Gradients of one layer's values; the logits of a slice of rows.
-        let passing = rows * (5 * width + 2 * kv_width + 2 * hidden);
-        let logits = (1 << 21).max(128 * model.vocab_size as u64) + 3 * rows * width;
-        4 * (weights + kept + passing.max(logits))
+        // Gradients of one layer's values, and each thread's block of scores; the logits of
+        // a slice of rows.
+        let scores = wide(rayon::current_num_threads()) * 2 * 128 * length;
+        let passing = rows * (5 * width + 2 * kv_width + 2 * hidden) + scores;
+        let logits = (1 << 21).max(128 * wide(model.vocab_size)) + 3 * rows * width;
+        u64::try_from(4 * (weights + kept + passing.max(logits))).unwrap_or(u64::MAX)
     }
 }
 
@@ -79,9 +83,19 @@ impl Plan {
 /// confined to, has free, and no more than the owner allows. Without a limit where the
 /// system does not tell.
 pub fn budget() -> u64 {
+    // What earlier work has left in the pool counts as free.
+    buffer::release_idle();
     free()
         .unwrap_or(u64::MAX)
         .min(ALLOWED.load(Ordering::Relaxed))
+}
+
+/// Holds the pool to a step of `model` within `budget` bytes: weights and moments lie beside
+/// it.
+pub fn hold_to(budget: u64, model: &ModelConfig) {
+    let beside = 12 * model.parameters() as u64;
+    let room = usize::try_from(budget.saturating_sub(beside)).unwrap_or(usize::MAX);
+    buffer::limit(buffer::held().saturating_add(room));
 }
 
 /// What the owner allows.
@@ -97,7 +111,11 @@ fn free() -> Option<u64> {
     let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
     let free = match system.cgroup_limits() {
-        Some(limits) => limits.free_memory.min(system.available_memory()),
+        // Not its free memory, which counts pages of files that were read as used.
+        Some(limits) => {
+            let free = limits.total_memory.saturating_sub(limits.rss);
+            free.min(system.available_memory())
+        }
         None => system.available_memory(),
     };
     Some(free / 10 * 8)

@@ -30,7 +30,12 @@ pub struct Sampling<'a> {
 /// Reads a `tokenizer.json` and refuses one with more tokens than the model knows.
 pub fn read_tokenizer(path: &Path, model: &ModelConfig) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::from_file(path).map_err(|error| TrainerError::file(path, error))?;
-    let count = tokenizer.get_vocab_size(true);
+    // Numbers of tokens may have gaps.
+    let largest = tokenizer.get_vocab(true).into_values().max();
+    let count = largest.map_or(0, |largest| largest as usize + 1);
+    if count == 0 {
+        return Err(TrainerError::file(path, "has no tokens"));
+    }
     if count > model.vocab_size {
         return Err(TrainerError::file(
             path,
@@ -69,7 +74,8 @@ pub fn sample(
         let start = tokenizer.encode("\n", false).map_err(fail)?;
         tokens.push(start.get_ids().first().copied().unwrap_or(0));
     }
-    let known = tokenizer.get_vocab_size(true);
+    let largest = tokenizer.get_vocab(true).into_values().max();
+    let known = largest.map_or(0, |largest| largest as usize + 1);
     let llama = Llama::frozen(model, weights, compute);
     let mut generator = ChaCha8Rng::seed_from_u64(sampling.seed);
     let context = model.max_position_embeddings;

@@ -16,6 +16,7 @@ use opengpu_trainer_protocol::{ErrorCode, Reply, ReplyBody, Request, RequestBody
 
 use crate::device::{self, Wish};
 use crate::error::TrainerError;
+use crate::kernels::OutOfMemory;
 use crate::memory::limit_memory;
 use crate::session::Session;
 use crate::train::Signals;
@@ -222,6 +223,16 @@ fn into_reply(result: Result<ReplyBody, TrainerError>) -> ReplyBody {
 /// A bug ends a request, not the process; what was loaded can't be trusted any more.
 fn panicked(session: &mut Session, panic: &Box<dyn std::any::Any + Send>) -> ReplyBody {
     session.reset();
+    if let Some(OutOfMemory { bytes }) = panic.downcast_ref() {
+        return ReplyBody::Error {
+            code: ErrorCode::OutOfMemory,
+            message: format!(
+                "Memory ran out ({bytes} bytes more could not be had); free memory, allow more \
+                 (`join --memory`), or use a smaller model or a shorter context. Then load the \
+                 model again."
+            ),
+        };
+    }
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text
         .or_else(|| panic.downcast_ref::<&str>().copied())

@@ -21,6 +21,9 @@ const CALIBRATION: Duration = Duration::from_millis(400);
 /// Weights of the largest model that a request may ask for (4 TB of float32).
 const MOST_PARAMETERS: usize = 1 << 40;
 
+/// Sequences in a step, at most.
+const MOST_BATCH_SEQUENCES: usize = 1 << 16;
+
 /// The state between requests.
 pub struct Session {
     device: Chosen,
@@ -38,7 +41,7 @@ struct Loaded {
 
 impl Loaded {
     /// How held-out losses and samples are computed: as in training, but in float32, so
-    /// that they are the same on every processor.
+    /// that they differ between processors by rounding alone.
     fn exact(&self) -> Compute {
         Compute {
             document_mask: self.inner.document_mask,
@@ -160,10 +163,11 @@ impl Session {
     ) -> Result<ReplyBody> {
         self.loaded = None;
         check_model(&model)?;
-        if inner.batch_sequences == 0 {
-            return Err(TrainerError::BadRequest(
-                "batch_sequences is 0; it must be at least 1".into(),
-            ));
+        let batch = inner.batch_sequences;
+        if !(1..=MOST_BATCH_SEQUENCES).contains(&batch) {
+            return Err(TrainerError::BadRequest(format!(
+                "batch_sequences is {batch}; it must be from 1 to {MOST_BATCH_SEQUENCES}"
+            )));
         }
         let tokens = tokens
             .map(|files| open_tokens(&files, model.vocab_size))
@@ -373,7 +377,7 @@ pub fn check_model(model: &ModelConfig) -> Result<()> {
     ];
     let rough = sizes[1]
         .checked_mul(sizes[0].max(sizes[2]).max(sizes[1]))
-        .and_then(|size| size.checked_mul(8 * (sizes[3] + 2)));
+        .and_then(|size| size.checked_mul(sizes[3].checked_add(2)?.checked_mul(8)?));
     match rough {
         Some(rough) if rough <= MOST_PARAMETERS && sizes[4] <= 1 << 24 => Ok(()),
         _ => Err(TrainerError::BadRequest(

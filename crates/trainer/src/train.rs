@@ -1,5 +1,6 @@
 //! Inner steps over an assignment's blocks.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig, TrainRequ
 
 use crate::adamw::AdamW;
 use crate::compute::{Compute, Forms};
-use crate::device::Chosen;
+use crate::device::{Chosen, Kind};
 use crate::error::{Result, TrainerError};
 use crate::flat;
 use crate::gradient::Gradient;
@@ -64,6 +65,8 @@ pub struct InnerLoop {
     settings: InnerSettings,
     compute: Compute,
     plan: Plan,
+    /// Whether memory ran out during the assignment, so that its steps were not all alike.
+    cut_again: bool,
     optimiser: AdamW,
 }
 
@@ -80,13 +83,21 @@ impl InnerLoop {
             eprintln!("{complaint}");
         }
         let batch = settings.batch_sequences;
-        let plan = Plan::fitting(model, batch, settings.recompute, memory::budget());
+        let plan = if device.kind == Kind::Cpu {
+            let budget = memory::budget();
+            memory::hold_to(budget, model);
+            Plan::fitting(model, batch, settings.recompute, budget)
+        } else {
+            // How much memory a GPU has is found out by the first step.
+            Plan::fitting(model, batch, settings.recompute, u64::MAX)
+        };
         compute.recompute = plan.recompute;
         Self {
             model: model.clone(),
             settings: settings.clone(),
             compute,
             plan,
+            cut_again: false,
             optimiser: AdamW::default(),
         }
     }
@@ -105,7 +116,11 @@ impl InnerLoop {
 
     /// Inside one class the same assignment gives the same bytes.
     pub fn numerics_class(&self) -> String {
-        self.compute.numerics_class(self.plan.micro_batch)
+        let class = self.compute.numerics_class(self.plan.micro_batch);
+        match self.cut_again {
+            true => format!("{class}, approximately"),
+            false => class,
+        }
     }
 
     /// Sequences worked on at a time.
@@ -145,9 +160,9 @@ impl InnerLoop {
             let attempt = || in_parts(llama, batch, self.model.max_position_embeddings, plan);
             let bytes = match catch_unwind(AssertUnwindSafe(attempt)) {
                 Ok(result) => return Ok(result),
-                Err(panic) => match panic.downcast::<OutOfMemory>() {
-                    Ok(out_of_memory) => out_of_memory.bytes,
-                    Err(panic) => resume_unwind(panic),
+                Err(panic) => match missing_bytes(&*panic) {
+                    Some(bytes) => bytes,
+                    None => resume_unwind(panic),
                 },
             };
             llama.forget_unfinished();
@@ -155,8 +170,8 @@ impl InnerLoop {
             let Some(smaller) = plan.smaller() else {
                 return Err(TrainerError::OutOfMemory(format!(
                     "A training step of one sequence does not fit into memory ({bytes} bytes more \
-                     could not be had); train a smaller model or a shorter context here, or free \
-                     memory."
+                     could not be had); train a smaller model or a shorter context here, free \
+                     memory, or allow more (`join --memory`)."
                 )));
             };
             eprintln!(
@@ -170,6 +185,7 @@ impl InnerLoop {
                 }
             );
             self.plan = smaller;
+            self.cut_again = true;
             self.compute.recompute = smaller.recompute;
             llama.set_recompute(smaller.recompute);
         }
@@ -186,6 +202,7 @@ impl InnerLoop {
         report: &mut dyn FnMut(Progress),
     ) -> Result<(Trained, Vec<f32>)> {
         let blocks = check(request, &self.model, &self.settings, tokens)?;
+        self.cut_again = false;
         if self.settings.state == InnerState::Reset {
             self.optimiser = AdamW::default();
         }
@@ -217,7 +234,10 @@ impl InnerLoop {
     ) -> Result<Trained> {
         let length = self.model.max_position_embeddings;
         let batch_sequences = self.settings.batch_sequences;
-        let of: u64 = request.blocks.iter().map(|(start, end)| end - start).sum();
+        let of: u64 = request
+            .blocks
+            .iter()
+            .fold(0u64, |sum, (start, end)| sum.saturating_add(end - start));
         let steps_per_block = (blocks.sequences / batch_sequences) as u64;
         let start = Instant::now();
         let mut trained = Trained::default();
@@ -265,6 +285,18 @@ impl InnerLoop {
         trained.seconds = start.elapsed().as_secs_f64();
         Ok(trained)
     }
+}
+
+/// The bytes that were missing, if a computation ended for want of memory. Burn's GPU
+/// backends say so in words alone, without a number.
+fn missing_bytes(panic: &(dyn Any + Send)) -> Option<usize> {
+    if let Some(out_of_memory) = panic.downcast_ref::<OutOfMemory>() {
+        return Some(out_of_memory.bytes);
+    }
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied())?;
+    let text = text.to_lowercase().replace(['_', '-'], " ");
+    (text.contains("out of memory") || text.contains("outofmemory")).then_some(0)
 }
 
 /// Mean loss and gradient over a batch, a part after the other.

@@ -1,6 +1,6 @@
 //! The GPUs of this machine, as Burn's wgpu backend sees them.
 
-use burn::backend::{CubeDevice, Device as _, WgpuBackend, WgpuDevice, WgpuDeviceKind};
+use burn::backend::{CubeDevice, WgpuBackend, WgpuDevice, WgpuDeviceKind};
 use burn::tensor::Device;
 
 use super::{Chosen, Kind, probe};

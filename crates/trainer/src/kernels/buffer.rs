@@ -80,6 +80,10 @@ impl Buffer {
 
 fn fresh(count: usize) -> Vec<Line> {
     let bytes = count.saturating_mul(size_of::<Line>());
+    // Sizes that are not asked for again, as of a text that grows, must not pile up.
+    if idle_bytes(&pool()) > HELD.load(Ordering::Relaxed) / 2 + MOST_IDLE {
+        release_idle();
+    }
     if !within_limit(bytes) {
         // Perhaps what lies idle is enough.
         release_idle();
@@ -127,12 +131,28 @@ impl DerefMut for Buffer {
     }
 }
 
+/// Idle memory that is kept without question.
+const MOST_IDLE: usize = 64 << 20;
+
+fn idle_bytes(pool: &BTreeMap<usize, Vec<Vec<Line>>>) -> usize {
+    let lines: usize = pool.iter().map(|(count, idle)| count * idle.len()).sum();
+    lines * size_of::<Line>()
+}
+
 /// Gives idle memory back to the system.
 pub fn release_idle() {
-    let idle = std::mem::take(&mut *pool());
-    let lines: usize = idle.iter().map(|(count, idle)| count * idle.len()).sum();
+    let idle = {
+        let mut pool = pool();
+        // Before it is given back, which takes a while in which others may ask.
+        HELD.fetch_sub(idle_bytes(&pool), Ordering::Relaxed);
+        std::mem::take(&mut *pool)
+    };
     drop(idle);
-    HELD.fetch_sub(lines * size_of::<Line>(), Ordering::Relaxed);
+}
+
+/// Bytes that the pool has from the system.
+pub fn held() -> usize {
+    HELD.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -111,6 +111,14 @@ impl<'a> MatrixMut<'a> {
         }
     }
 
+    fn clear(self) {
+        for row in 0..self.rows {
+            let start = self.data.wrapping_add(row * self.row_stride);
+            // SAFETY: the row lies inside the matrix, which is borrowed mutably.
+            unsafe { std::slice::from_raw_parts_mut(start, self.columns) }.fill(0.0);
+        }
+    }
+
     /// `rows` from `first_row` of `columns` from `first_column`.
     ///
     /// # Safety
@@ -148,13 +156,22 @@ const WORTH_A_THREAD: usize = 1 << 20;
 /// `out = a · b` or `out += a · b` on all threads; `out` is row-major and dense.
 pub fn multiply(out: &mut [f32], mode: Into, a: Matrix, b: Matrix, precision: Precision) {
     let (rows, columns) = (a.rows, b.columns);
+    if product::instructions(precision).is_none() {
+        // How `gemm` adds up depends on the number of rows, so parts are of one size.
+        return for_tasks(out, ROWS_PER_TASK * columns.max(1), |part, out| {
+            let count = out.len() / columns;
+            let a = a.rows(part * ROWS_PER_TASK, count);
+            let out = MatrixMut::new(out, count, columns);
+            multiply_here(out, mode, a, b, precision);
+        });
+    }
     let out = MatrixMut::new(out, rows, columns);
     let most = rows * columns * a.columns / WORTH_A_THREAD;
     let threads = rayon::current_num_threads().min(most.max(1));
     if threads == 1 {
         return multiply_here(out, mode, a, b, precision);
     }
-    let (tall, wide) = cut(rows, columns, threads, precision);
+    let (tall, wide) = cut(rows, columns, threads);
     let (height, width) = (
         rows.div_ceil(tall).next_multiple_of(8),
         columns.div_ceil(wide).next_multiple_of(32),
@@ -177,11 +194,7 @@ pub fn multiply(out: &mut [f32], mode: Into, a: Matrix, b: Matrix, precision: Pr
 
 /// Into how many parts by rows and by columns a result is cut: as many as threads, so that
 /// little is packed twice.
-fn cut(rows: usize, columns: usize, threads: usize, precision: Precision) -> (usize, usize) {
-    if product::instructions(precision).is_none() {
-        // The blocks along the inner dimension of `gemm` depend on the number of columns.
-        return (threads, 1);
-    }
+fn cut(rows: usize, columns: usize, threads: usize) -> (usize, usize) {
     let each = |tall: usize| (tall, threads / tall);
     let packed = |&(tall, wide): &(usize, usize)| rows.div_ceil(tall) + columns.div_ceil(wide);
     (1..=threads)
@@ -204,6 +217,12 @@ pub fn multiply_here(out: MatrixMut, mode: Into, a: Matrix, b: Matrix, precision
         "a product's result has the wrong size"
     );
     if out.rows == 0 || out.columns == 0 {
+        return;
+    }
+    if sizes.inner == 0 {
+        if mode == Into::Set {
+            out.clear();
+        }
         return;
     }
     let target = Target {

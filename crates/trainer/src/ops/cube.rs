@@ -25,7 +25,7 @@ use super::{
     Numerics,
 };
 use crate::kernels::adamw::Step;
-use buffer::{dense, shape};
+use buffer::dense;
 
 impl FusedKernels for CubeBackend {
     fn embed_forward(table: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
