@@ -39,7 +39,11 @@ fn probe(folder: &Path) -> anyhow::Result<()> {
         batch.inputs.extend(&sequence[..length]);
         batch.targets.extend(&sequence[1..=length]);
     }
-    let mut llama = Llama::new(&model, &weights, &Compute::float32());
+    let compute = Compute {
+        document_mask: inner.document_mask,
+        ..Compute::float32()
+    };
+    let mut llama = Llama::new(&model, &weights, &compute);
     let mut logits = Vec::new();
     for sequence in &sequences {
         logits.extend(llama.logits(&sequence[..length], length));
