@@ -44,8 +44,6 @@ pub struct Runner {
     pub ready: Ready,
     /// From its start to the end of its first step.
     pub first_step_seconds: f64,
-    /// Every step it was told to make.
-    pub steps: Vec<f64>,
 }
 
 impl Runner {
@@ -68,7 +66,6 @@ impl Runner {
             output,
             ready,
             first_step_seconds: started.elapsed().as_secs_f64(),
-            steps: Vec::new(),
         })
     }
 
@@ -78,7 +75,6 @@ impl Runner {
         writeln!(input, "{steps}")?;
         input.flush()?;
         let made: Made = read(&mut self.output)?;
-        self.steps.extend(&made.seconds);
         Ok(median(made.seconds))
     }
 

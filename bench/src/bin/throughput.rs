@@ -6,6 +6,7 @@
 //! time of this process (with one thread), so that other work on the machine does not count;
 //! where there is no such clock, it is the time that passed.
 
+use opengpu_bench::turns::median;
 use opengpu_merge::{Codec, Layout, OuterSettings, OuterState, Payload, Weighted};
 use std::hint::black_box;
 
@@ -145,11 +146,6 @@ fn processor_seconds() -> f64 {
     static START: std::sync::LazyLock<std::time::Instant> =
         std::sync::LazyLock::new(std::time::Instant::now);
     START.elapsed().as_secs_f64()
-}
-
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2]
 }
 
 /// Values as updates have them: a narrow peak and heavy tails (the product of two sums of

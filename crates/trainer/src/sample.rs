@@ -30,9 +30,7 @@ pub struct Sampling<'a> {
 /// Reads a `tokenizer.json` and refuses one with more tokens than the model knows.
 pub fn read_tokenizer(path: &Path, model: &ModelConfig) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::from_file(path).map_err(|error| TrainerError::file(path, error))?;
-    // Numbers of tokens may have gaps.
-    let largest = tokenizer.get_vocab(true).into_values().max();
-    let count = largest.map_or(0, |largest| largest as usize + 1);
+    let count = known(&tokenizer);
     if count == 0 {
         return Err(TrainerError::file(path, "has no tokens"));
     }
@@ -47,6 +45,12 @@ pub fn read_tokenizer(path: &Path, model: &ModelConfig) -> Result<Tokenizer> {
         ));
     }
     Ok(tokenizer)
+}
+
+/// One more than the largest number of a token; the numbers may have gaps.
+fn known(tokenizer: &Tokenizer) -> usize {
+    let largest = tokenizer.get_vocab(true).into_values().max();
+    largest.map_or(0, |largest| largest as usize + 1)
 }
 
 /// The continuation of the prompt, without the prompt. Beyond the model's context only the
@@ -74,8 +78,7 @@ pub fn sample(
         let start = tokenizer.encode("\n", false).map_err(fail)?;
         tokens.push(start.get_ids().first().copied().unwrap_or(0));
     }
-    let largest = tokenizer.get_vocab(true).into_values().max();
-    let known = largest.map_or(0, |largest| largest as usize + 1);
+    let known = known(tokenizer);
     let llama = Llama::frozen(model, weights, compute);
     let mut generator = ChaCha8Rng::seed_from_u64(sampling.seed);
     let context = model.max_position_embeddings;

@@ -51,21 +51,6 @@ impl Heads {
     }
 }
 
-/// What a position may see, beside not looking ahead.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Visible<'a> {
-    /// For each row the first position of its sequence that it sees: where its document
-    /// begins. None: every earlier one.
-    pub from: Option<&'a [u32]>,
-}
-
-impl Visible<'_> {
-    /// First visible column of `count` rows from `row`, on.
-    fn of(&self, row: usize, count: usize) -> Option<&[u32]> {
-        self.from.map(|from| &from[row..row + count])
-    }
-}
-
 /// Queries in a block: more in a long sequence, where keys are packed for each of them, and
 /// fewer in a short one, where scores beyond the diagonal would be most of the work.
 fn block(length: usize) -> usize {
@@ -73,14 +58,15 @@ fn block(length: usize) -> usize {
 }
 
 /// `out[N, heads·D]` and `log_sums[N / T, heads, T]` from rotated `packed[N, packed_width]`
-/// of sequences of `length` positions, T.
+/// of sequences of `length` positions, T. Each row sees its
+/// sequence from position `visible_from[N]`, where its document begins, to itself.
 pub fn forward(
     out: &mut [f32],
     log_sums: &mut [f32],
     packed: &[f32],
     length: usize,
     sizes: Heads,
-    visible: Visible,
+    visible_from: &[u32],
     precision: Precision,
 ) {
     let (width, stride, depth) = (sizes.width(), sizes.packed_width(), sizes.head_width);
@@ -103,8 +89,8 @@ pub fn forward(
                 let raw = MatrixMut::new(scores, count, seen);
                 let queries = queries.rows(first, count);
                 multiply_here(raw, Into::Set, queries, keys.rows(0, seen).t(), precision);
-                let hidden = visible.of(start + first, count);
-                softmax_rows(scores, log_sums, hidden, seen, first, sizes.scale());
+                let from = &visible_from[start + first..][..count];
+                softmax_rows(scores, log_sums, from, seen, first, sizes.scale());
                 // SAFETY: each head's columns of each block of rows are written once.
                 let out = unsafe { out.part((start + first, count), (head * depth, depth)) };
                 let scores = Matrix::new(scores, count, seen);
@@ -122,13 +108,13 @@ vectorised! {
     fn softmax_rows(
         scores: &mut [f32],
         log_sums: &mut [f32],
-        from: Option<&[u32]>,
+        from: &[u32],
         seen: usize,
         first: usize,
         scale: f32,
     ) {
         for (i, (row, log_sum)) in scores.chunks_exact_mut(seen).zip(log_sums).enumerate() {
-            let from = from.map_or(0, |from| from[i] as usize).min(first + i);
+            let from = (from[i] as usize).min(first + i);
             let (row, after) = row.split_at_mut(first + i + 1);
             let (before, visible) = row.split_at_mut(from);
             let most = largest(visible);
@@ -164,7 +150,7 @@ pub fn backward(
     saved: Saved,
     length: usize,
     sizes: Heads,
-    visible: Visible,
+    visible_from: &[u32],
     precision: Precision,
 ) {
     let (width, stride, depth) = (sizes.width(), sizes.packed_width(), sizes.head_width);
@@ -209,7 +195,7 @@ pub fn backward(
                         first,
                         stride: width,
                         depth,
-                        from: visible.of(start + first, count),
+                        from: &visible_from[start + first..][..count],
                         scale: sizes.scale(),
                     },
                 );
@@ -242,7 +228,7 @@ struct Place<'a> {
     stride: usize,
     depth: usize,
     /// First column that each row sees.
-    from: Option<&'a [u32]>,
+    from: &'a [u32],
     scale: f32,
 }
 
@@ -262,7 +248,7 @@ vectorised! {
         for (i, ((scores, gradients), &log_sum)) in rows.enumerate() {
             let row = i * stride..i * stride + depth;
             let along = dot(&dout[row.clone()], &out[row]);
-            let from = from.map_or(0, |from| from[i] as usize).min(first + i);
+            let from = (from[i] as usize).min(first + i);
             let visible = from..first + i + 1;
             for (score, gradient) in scores[visible.clone()].iter_mut().zip(&mut gradients[visible.clone()]) {
                 let probability = exp(*score * scale - log_sum);

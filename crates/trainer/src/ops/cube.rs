@@ -21,8 +21,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;
 
 use super::{
-    AttentionInputs, AttentionSaved, FusedKernels, FusedOps, HeadInputs, LayerSettings, MlpInputs,
-    Numerics,
+    AttentionInputs, AttentionSaved, FusedKernels, HeadInputs, LayerSettings, MlpInputs, Numerics,
 };
 use crate::kernels::adamw::Step;
 use buffer::dense;
@@ -169,81 +168,5 @@ impl FusedKernels for CubeBackend {
         let [weights, first, second] = &state;
         adamw::update(weights, first, second, &dense(gradient), step);
         state
-    }
-}
-
-/// Without autodiff an operation is its forward pass.
-impl FusedOps for CubeBackend {
-    fn embed(table: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
-        Self::embed_forward(table, tokens)
-    }
-
-    fn norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
-        Self::norm_forward(x, gain, eps)
-    }
-
-    fn layer(
-        x: FloatTensor<Self>,
-        attention_norm: FloatTensor<Self>,
-        qkv: FloatTensor<Self>,
-        output: FloatTensor<Self>,
-        mlp_norm: FloatTensor<Self>,
-        gate_up: FloatTensor<Self>,
-        down: FloatTensor<Self>,
-        rotary: FloatTensor<Self>,
-        visible_from: IntTensor<Self>,
-        settings: LayerSettings,
-    ) -> FloatTensor<Self> {
-        let attention = AttentionInputs {
-            x,
-            gain: attention_norm,
-            qkv,
-            output,
-            rotary,
-            visible_from,
-        };
-        let mlp = MlpInputs {
-            x: Self::attention_forward(&attention, settings).0,
-            gain: mlp_norm,
-            gate_up,
-            down,
-        };
-        Self::mlp_forward(&mlp, settings.numerics).0
-    }
-
-    fn head_loss(
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-        numerics: Numerics,
-    ) -> FloatTensor<Self> {
-        let inputs = HeadInputs { x, gain, weight };
-        reduce::mean(&Self::head_losses(&inputs, targets, numerics))
-    }
-
-    fn head_token_losses(
-        x: FloatTensor<Self>,
-        gain: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        targets: IntTensor<Self>,
-        numerics: Numerics,
-    ) -> FloatTensor<Self> {
-        Self::head_losses(&HeadInputs { x, gain, weight }, targets, numerics)
-    }
-
-    fn squares(numbers: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::sum_of_squares(numbers)
-    }
-
-    fn adamw(
-        weights: FloatTensor<Self>,
-        first: FloatTensor<Self>,
-        second: FloatTensor<Self>,
-        gradient: FloatTensor<Self>,
-        step: Step,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [weights, first, second] = Self::adamw_step([weights, first, second], gradient, step);
-        (weights, first, second)
     }
 }

@@ -10,6 +10,7 @@ mod autodiff;
 #[cfg(feature = "gpu")]
 mod cube;
 mod flex;
+mod forward_only;
 mod fused;
 pub mod plain;
 

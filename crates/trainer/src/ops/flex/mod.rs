@@ -1,6 +1,5 @@
 //! The fused kernels on Burn's CPU backend: the order in which they run.
 
-mod forward_only;
 mod memory;
 
 use burn::backend::Flex;
@@ -13,7 +12,7 @@ use super::{
     AttentionInputs, AttentionSaved, FusedKernels, HeadInputs, LayerSettings, MlpInputs, Numerics,
 };
 use crate::kernels::adamw::{self, Step};
-use crate::kernels::attention::{self, Saved, Visible};
+use crate::kernels::attention::{self, Saved};
 use crate::kernels::buffer::Buffer;
 use crate::kernels::matrix::{Into, Matrix, ROWS_PER_TASK, for_tasks, multiply};
 use crate::kernels::precision::Precision;
@@ -149,14 +148,13 @@ impl FusedKernels for Flex {
         rotary::rotate(&mut packed, heads, slice(&table), sequence, 1.0);
         let mut mixed = Buffer::take(rows * mixed_width);
         let mut log_sums = Buffer::take(sequences * heads.heads * sequence);
-        let visible = Visible { from: Some(&from) };
         attention::forward(
             &mut mixed,
             &mut log_sums,
             &packed,
             sequence,
             heads,
-            visible,
+            &from,
             precision,
         );
         let out = residual(slice(&x), &mixed, slice(&output), width, precision);
@@ -196,14 +194,13 @@ impl FusedKernels for Flex {
             out: slice(&saved.mixed),
             log_sums: slice(&saved.log_sums),
         };
-        let visible = Visible { from: Some(&from) };
         attention::backward(
             &mut dpacked,
             &dmixed,
             kept,
             sequence,
             heads,
-            visible,
+            &from,
             precision,
         );
         drop((saved, dmixed));

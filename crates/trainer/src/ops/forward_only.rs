@@ -1,16 +1,13 @@
-//! Without autodiff an operation is its forward pass.
+//! Without autodiff an operation is its forward pass, on every backend that has the kernels.
 
-use burn::backend::Flex;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
-use super::memory::{dense, slice, tensor};
-use crate::kernels::adamw::Step;
-use crate::kernels::buffer::Buffer;
-use crate::ops::{
+use super::{
     AttentionInputs, FusedKernels, FusedOps, HeadInputs, LayerSettings, MlpInputs, Numerics,
 };
+use crate::kernels::adamw::Step;
 
-impl FusedOps for Flex {
+impl<B: FusedKernels> FusedOps for B {
     fn embed(table: FloatTensor<Self>, tokens: IntTensor<Self>) -> FloatTensor<Self> {
         Self::embed_forward(table, tokens)
     }
@@ -55,11 +52,7 @@ impl FusedOps for Flex {
         targets: IntTensor<Self>,
         numerics: Numerics,
     ) -> FloatTensor<Self> {
-        let losses = Self::head_losses(&HeadInputs { x, gain, weight }, targets, numerics);
-        let losses = dense(losses);
-        let losses = slice(&losses);
-        let sum: f64 = losses.iter().map(|&loss| f64::from(loss)).sum();
-        tensor(Buffer::copy_of(&[(sum / losses.len() as f64) as f32]), [1])
+        Self::head_gradients(HeadInputs { x, gain, weight }, targets, numerics).0
     }
 
     fn head_token_losses(
