@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use rayon::prelude::*;
 
 use super::precision::Precision;
-use super::product::{self, Factor, Sizes, Target};
+use super::product::{self, Factor, Instructions, Sizes, Target};
 
 /// A read-only matrix inside a slice.
 #[derive(Clone, Copy)]
@@ -156,7 +156,7 @@ const WORTH_A_THREAD: usize = 1 << 20;
 /// `out = a · b` or `out += a · b` on all threads; `out` is row-major and dense.
 pub fn multiply(out: &mut [f32], mode: Into, a: Matrix, b: Matrix, precision: Precision) {
     let (rows, columns) = (a.rows, b.columns);
-    if product::instructions(precision).is_none() {
+    if Instructions::of(precision).is_none() {
         // How `gemm` adds up depends on the number of rows, so parts are of one size.
         return for_tasks(out, ROWS_PER_TASK * columns.max(1), |part, out| {
             let count = out.len() / columns;
@@ -173,7 +173,7 @@ pub fn multiply(out: &mut [f32], mode: Into, a: Matrix, b: Matrix, precision: Pr
     }
     let (tall, wide) = cut(rows, columns, threads);
     let (height, width) = (
-        rows.div_ceil(tall).next_multiple_of(8),
+        rows.div_ceil(tall).next_multiple_of(32),
         columns.div_ceil(wide).next_multiple_of(32),
     );
     (0..tall * wide).into_par_iter().for_each(|part| {

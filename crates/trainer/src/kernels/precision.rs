@@ -2,6 +2,8 @@
 
 use opengpu_trainer_protocol::Precision as Wanted;
 
+use super::product::Instructions;
+
 /// The numbers that are multiplied. Sums, norms, softmax, losses and the weights
 /// themselves are float32 in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,7 +26,7 @@ impl Precision {
             Wanted::Bfloat16 => (
                 Self::Float32,
                 Some(
-                    "This processor has no bfloat16 arithmetic (AVX512-BF16 on x86); products are \
+                    "This processor has no bfloat16 arithmetic (AVX512-BF16 or AMX on x86); products are \
                      computed in float32, more slowly.",
                 ),
             ),
@@ -42,13 +44,13 @@ impl Precision {
 
 /// Whether products of bfloat16 run natively here.
 pub fn has_bfloat16() -> bool {
-    super::product::instructions(Precision::Bfloat16).is_some()
+    Instructions::of(Precision::Bfloat16).is_some()
 }
 
 /// The instruction set that decides how products of `precision` round.
 pub fn instruction_set(precision: Precision) -> &'static str {
-    if let Some(name) = super::product::instructions(precision) {
-        return name;
+    if let Some(instructions) = Instructions::of(precision) {
+        return instructions.name();
     }
     #[cfg(target_arch = "x86_64")]
     {

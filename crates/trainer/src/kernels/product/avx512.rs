@@ -9,7 +9,11 @@ use std::arch::x86_64::{
 };
 
 use super::Target;
-use super::blocked::ROWS;
+
+/// Rows of sums that a kernel keeps in registers.
+pub const ROWS: usize = 8;
+/// Rows in a packed panel of the left factor: two kernels', for whole cache lines.
+pub const PANEL_ROWS: usize = 2 * ROWS;
 
 /// A mask of the first `count` of sixteen numbers.
 #[inline(always)]

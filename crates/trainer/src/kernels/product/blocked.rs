@@ -5,12 +5,8 @@ use std::cell::RefCell;
 use super::{Factor, Sizes, Target};
 use crate::kernels::buffer::Buffer;
 
-/// Rows of a kernel's result.
-pub const ROWS: usize = 8;
-/// Columns of a kernel's result.
+/// Columns of a kernel's result, and of a packed panel of the right factor.
 pub const COLUMNS: usize = 32;
-/// Rows in a packed panel of the left factor: two kernels', for whole cache lines.
-pub const PANEL_ROWS: usize = 2 * ROWS;
 
 /// Words of the inner dimension in a packed panel, at most: with 16 rows 16 KiB, half of
 /// the first cache.
@@ -19,25 +15,40 @@ const INNER_WORDS: usize = 256;
 /// cache.
 const RIGHT_WORDS: usize = 1 << 17;
 
-/// Arithmetic of one number format. A word is 32 bits: a float32, or two neighbours of the
-/// inner dimension in bfloat16.
+/// Arithmetic of one number format on one set of instructions. A word is 32 bits: a float32,
+/// or two neighbours of the inner dimension in bfloat16.
 pub trait Kernel {
     /// Terms of the inner dimension in a word.
     const TERMS: usize;
+    /// Words that are multiplied at a time: packed panels are filled up with zeros to whole
+    /// steps. Divides 16.
+    const STEP: usize;
+    /// Rows of a result.
+    const ROWS: usize;
+    /// Rows in a packed panel of the left factor, a multiple of `ROWS`.
+    const PANEL_ROWS: usize;
 
-    /// Packs `lanes` (at most `WIDTH`) by `inner` terms into `to`, one row of `WIDTH` words
-    /// per word of the inner dimension; what is missing becomes zero.
+    /// Packs `rows` (at most `PANEL_ROWS`) by `inner` terms of the left factor into `to`, in
+    /// whichever order [`Self::multiply`] reads; what is missing becomes zero.
     ///
     /// # Safety
-    /// `from` must cover lanes and terms, `to` the packed words; the processor must have
-    /// the kernel's instructions.
-    unsafe fn pack<const WIDTH: usize>(to: *mut u32, from: Factor, lanes: usize, inner: usize);
+    /// `from` must cover rows and terms, `to` have room for `PANEL_ROWS` times the words;
+    /// the processor must have the kernel's instructions.
+    unsafe fn pack_left(to: *mut u32, from: Factor, rows: usize, inner: usize);
 
-    /// Multiplies packed panels of `words` into the first `rows` and `columns` at `target`;
-    /// rows of the left one are [`PANEL_ROWS`] wide, of which eight are taken.
+    /// Packs `columns` (at most [`COLUMNS`]) by `inner` terms of the right factor into `to`:
+    /// one row of `COLUMNS` words per word of the inner dimension.
     ///
     /// # Safety
     /// As above.
+    unsafe fn pack_right(to: *mut u32, from: Factor, columns: usize, inner: usize);
+
+    /// Multiplies packed panels of `words` into the first `rows` (at most `ROWS`) and
+    /// `columns` at `target`. `left` points at the first
+    /// of these rows in its panel.
+    ///
+    /// # Safety
+    /// As above, on a thread that is between [`Self::begin`] and [`Self::end`].
     unsafe fn multiply(
         words: usize,
         left: *const u32,
@@ -46,12 +57,27 @@ pub trait Kernel {
         rows: usize,
         columns: usize,
     );
+
+    /// Prepares the thread for [`Self::multiply`].
+    ///
+    /// # Safety
+    /// The processor must have the kernel's instructions.
+    unsafe fn begin() {}
+
+    /// Ends what [`Self::begin`] began.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn end() {}
 }
 
 thread_local! {
     /// Packed panels: one block of the right factor, then one panel of the left.
     static PANELS: RefCell<Option<Buffer>> = const { RefCell::new(None) };
 }
+
+/// The largest panel of left rows, for room that fits every kernel.
+const MOST_ROWS: usize = 32;
 
 /// The product on this thread.
 ///
@@ -71,11 +97,11 @@ pub unsafe fn product<K: Kernel>(target: Target, left: Factor, right: Factor, si
     let wide = wide.min(columns.next_multiple_of(COLUMNS));
 
     PANELS.with_borrow_mut(|panels| {
-        let words = (wide + PANEL_ROWS) * block_words;
+        let words = (wide + K::PANEL_ROWS) * block_words;
         if panels.as_ref().is_none_or(|panels| panels.len() < words) {
             *panels = None;
             *panels = Some(Buffer::take(
-                words.max(RIGHT_WORDS + PANEL_ROWS * INNER_WORDS),
+                words.max(RIGHT_WORDS + MOST_ROWS * INNER_WORDS),
             ));
         }
         let panels = panels.as_mut().expect("panels were just made");
@@ -84,38 +110,40 @@ pub unsafe fn product<K: Kernel>(target: Target, left: Factor, right: Factor, si
         // all offsets into factors and target stay within `sizes`.
         unsafe {
             let left_panel = right_panels.add(wide * block_words);
+            K::begin();
             for column in (0..columns).step_by(wide) {
                 let here = wide.min(columns - column);
                 for term in (0..inner).step_by(block) {
                     let terms = block.min(inner - term);
-                    let words = terms.div_ceil(K::TERMS);
+                    let words = terms.div_ceil(K::TERMS).next_multiple_of(K::STEP);
                     for panel in (0..here).step_by(COLUMNS) {
                         let from = at(right, column + panel, term);
                         let to = right_panels.add(panel * words);
-                        K::pack::<COLUMNS>(to, from, COLUMNS.min(here - panel), terms);
+                        K::pack_right(to, from, COLUMNS.min(here - panel), terms);
                     }
                     let add = target.add || term > 0;
-                    for row in (0..rows).step_by(PANEL_ROWS) {
-                        let count = PANEL_ROWS.min(rows - row);
-                        K::pack::<PANEL_ROWS>(left_panel, at(left, row, term), count, terms);
+                    for row in (0..rows).step_by(K::PANEL_ROWS) {
+                        let count = K::PANEL_ROWS.min(rows - row);
+                        K::pack_left(left_panel, at(left, row, term), count, terms);
                         for panel in (0..here).step_by(COLUMNS) {
                             let width = COLUMNS.min(here - panel);
-                            for half in (0..count).step_by(ROWS) {
-                                let place = (row + half) * target.row_stride + column + panel;
+                            for part in (0..count).step_by(K::ROWS) {
+                                let place = (row + part) * target.row_stride + column + panel;
                                 let target = Target {
                                     data: target.data.add(place),
                                     add,
                                     ..target
                                 };
-                                let left = left_panel.add(half);
+                                let left = left_panel.add(part);
                                 let right = right_panels.add(panel * words);
-                                let height = ROWS.min(count - half);
+                                let height = K::ROWS.min(count - part);
                                 K::multiply(words, left, right, target, height, width);
                             }
                         }
                     }
                 }
             }
+            K::end();
         }
     });
 }
