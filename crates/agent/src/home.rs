@@ -94,6 +94,11 @@ impl NodeHome {
         self.logs.join(format!("trainer-{device}.log"))
     }
 
+    /// Where a device's trainer keeps what it compiled and measured, to start sooner next time.
+    pub(crate) fn kernels(&self, device: u32) -> PathBuf {
+        self.folder.join("kernels").join(device.to_string())
+    }
+
     /// Counts bytes that went to the disk (not to shared memory).
     pub(crate) fn count_written(&self, bytes: u64) {
         self.written.fetch_add(bytes, Ordering::Relaxed);

@@ -18,6 +18,6 @@ pub use message::{
     ErrorCode, Reply, ReplyBody, Request, RequestBody, TokenFiles, TrainRequest, VERSION,
 };
 pub use model::{ModelConfig, TensorShape, preset_names};
-pub use process::{Greeting, Progress, TrainerCommand, TrainerProcess};
+pub use process::{Greeting, Progress, Sign, TrainerCommand, TrainerProcess};
 pub use shared_file::{SharedFile, SharedFolder};
 pub use trainer_error::{LastLines, TrainerError};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{InnerSettings, ModelConfig};
 
 /// Version of these messages; `Hello` must agree on it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A numbered request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -212,6 +212,11 @@ pub enum ReplyBody {
         /// Of the steps that were measured.
         #[serde(default)]
         numerics_class: String,
+    },
+    /// Work has not begun yet, but will: a device is being tried, or its kernels compiled.
+    Preparing {
+        /// What is done meanwhile, for people.
+        what: String,
     },
     /// Work goes on.
     Progress {

@@ -92,6 +92,15 @@ pub struct Greeting {
 }
 
 /// A sign that a request goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sign {
+    /// Before its work begins: what is done meanwhile, for people.
+    Preparing(String),
+    /// How far its work is.
+    Progress(Progress),
+}
+
+/// How far the work of a request is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
     /// Blocks (or windows, or tokens) done.
@@ -121,6 +130,14 @@ pub struct TrainerProcess {
 impl TrainerProcess {
     /// Starts the program and greets it. Call it inside a tokio runtime.
     pub async fn spawn(command: &TrainerCommand) -> Result<Self, TrainerError> {
+        Self::spawn_hearing(command, |_| ()).await
+    }
+
+    /// The same, handing on what it says of its preparations, which on a GPU may take a while.
+    pub async fn spawn_hearing(
+        command: &TrainerCommand,
+        on_sign: impl FnMut(Sign),
+    ) -> Result<Self, TrainerError> {
         let (log_file, log) = open_log(&command.log).map_err(|source| TrainerError::Log {
             path: command.log.clone(),
             source,
@@ -161,7 +178,7 @@ impl TrainerProcess {
             log,
         };
         let hello = RequestBody::Hello { version: VERSION };
-        let reply = process.ask(hello, command.hello_within, |_| ()).await?;
+        let reply = process.ask(hello, command.hello_within, on_sign).await?;
         let ReplyBody::Hello {
             version,
             trainer,
@@ -198,28 +215,19 @@ impl TrainerProcess {
         self.exit.borrow().clone()
     }
 
-    /// Asks and waits for the answer; progress is dropped.
+    /// Asks and waits for the answer.
     pub async fn request(&self, body: RequestBody) -> Result<ReplyBody, TrainerError> {
         self.ask(body, self.silence, |_| ()).await
     }
 
-    /// Asks, hands on progress as it comes, and waits for the answer. Waits its turn if
-    /// another request is in progress.
-    pub async fn request_with_progress(
-        &self,
-        body: RequestBody,
-        on_progress: impl FnMut(Progress),
-    ) -> Result<ReplyBody, TrainerError> {
-        self.ask(body, self.silence, on_progress).await
-    }
-
-    /// The same with its own limit on silence: a trainer from which no line comes for that
-    /// long is taken to hang and is killed.
+    /// Asks, hands on signs of life as they come, and waits for the answer; waits its turn if
+    /// another request is in progress. A trainer from which no line comes for as long as
+    /// `silence` is taken to hang and is killed.
     pub async fn ask(
         &self,
         body: RequestBody,
         silence: Duration,
-        mut on_progress: impl FnMut(Progress),
+        mut on_sign: impl FnMut(Sign),
     ) -> Result<ReplyBody, TrainerError> {
         let mut replies = self.replies.lock().await;
         let doing = body.name();
@@ -247,12 +255,13 @@ impl TrainerProcess {
                     of,
                     loss,
                     tokens_per_second,
-                } => on_progress(Progress {
+                } => on_sign(Sign::Progress(Progress {
                     done,
                     of,
                     loss,
                     tokens_per_second,
-                }),
+                })),
+                ReplyBody::Preparing { what } => on_sign(Sign::Preparing(what)),
                 ReplyBody::Error { code, message } => {
                     return Err(TrainerError::Refused {
                         doing,

@@ -8,7 +8,10 @@
 mod gpu;
 #[cfg(feature = "gpu")]
 mod probe;
+#[cfg(feature = "gpu")]
+mod trial;
 
+use std::path::Path;
 use std::str::FromStr;
 
 use burn::tensor::Device;
@@ -130,6 +133,15 @@ pub fn choose(wish: Wish) -> Result<Chosen, DeviceError> {
     }
 }
 
+/// Says where a GPU's backend keeps what it compiled and measured, so that the next start is
+/// sooner done. To be called before [`choose`]; afterwards it changes nothing.
+pub fn keep_kernels(folder: &Path) {
+    #[cfg(feature = "gpu")]
+    gpu::keep_kernels(folder);
+    #[cfg(not(feature = "gpu"))]
+    let _ = folder;
+}
+
 /// The CPU, with what people may want to know of why.
 fn cpu(notes: Vec<String>) -> Chosen {
     let threads = rayon::current_num_threads();
@@ -165,7 +177,8 @@ fn auto() -> Chosen {
             continue;
         }
         let name = found.name.clone();
-        match tried(found) {
+        let outcome = gpu::begin_trial(&name).and_then(|_trial| tried(found));
+        match outcome {
             Ok(chosen) => {
                 notes.extend(chosen.notes);
                 return Chosen { notes, ..chosen };

@@ -19,6 +19,7 @@ mod kernels;
 mod memory;
 mod model;
 mod ops;
+mod preparing;
 mod sample;
 mod serve;
 mod session;

@@ -85,9 +85,12 @@ impl Plan {
 pub fn budget() -> u64 {
     // What earlier work has left in the pool counts as free.
     buffer::release_idle();
-    free()
-        .unwrap_or(u64::MAX)
-        .min(ALLOWED.load(Ordering::Relaxed))
+    free().unwrap_or(u64::MAX).min(allowed())
+}
+
+/// Bytes that the owner lets a step take, on whichever device.
+pub fn allowed() -> u64 {
+    ALLOWED.load(Ordering::Relaxed)
 }
 
 /// Holds the pool to a step of `model` within `budget` bytes: weights and moments lie beside

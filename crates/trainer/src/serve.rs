@@ -6,9 +6,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -33,7 +34,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The trainer process on its standard streams; returns when told to stop or when the
 /// input closes. The owner's limits come in environment variables: `OPENGPU_THREADS` (one per
 /// core), `OPENGPU_MEMORY_BYTES` of a training step (most of what is free), `OPENGPU_DEVICE`
-/// (see [`Wish`]).
+/// (see [`Wish`]), `OPENGPU_KERNELS` (a folder for what a GPU's backend compiled and measured).
 pub fn run() -> anyhow::Result<()> {
     let threads = match whole_number("OPENGPU_THREADS")? {
         Some(threads) => usize::try_from(threads)?,
@@ -46,6 +47,9 @@ pub fn run() -> anyhow::Result<()> {
         Ok(text) => text.parse().context("OPENGPU_DEVICE")?,
         Err(_) => Wish::default(),
     };
+    if let Some(folder) = std::env::var_os("OPENGPU_KERNELS") {
+        device::keep_kernels(Path::new(&folder));
+    }
     // The last resort against an orphan that is deep in a long computation.
     let on_close = || {
         std::thread::sleep(LAST_WORDS);
@@ -99,13 +103,7 @@ fn serve_with(
             on_close();
         })
         .context("The thread that reads requests could not be started.")?;
-    pool.install(move || {
-        let device = device::choose(device)?;
-        for note in &device.notes {
-            eprintln!("{note}");
-        }
-        answer(receiver, output, &signals, Session::new(device))
-    })
+    pool.install(move || answer(receiver, output, &signals, Session::new(device)))
 }
 
 /// A line of input, parsed.
@@ -168,10 +166,11 @@ fn id_of(line: &[u8]) -> u64 {
 
 fn answer(
     receiver: Receiver<Line>,
-    mut output: impl Write,
+    output: impl Write + Send,
     signals: &Signals,
     mut session: Session,
 ) -> anyhow::Result<()> {
+    let output = Mutex::new(output);
     for line in receiver {
         if signals.stop.load(Ordering::Relaxed) {
             break;
@@ -189,17 +188,17 @@ fn answer(
             }
             Line::Request(request) => {
                 let id = request.id;
-                let mut lost = None;
-                let mut progress = |body| {
-                    if let Err(error) = send(&mut output, id, body) {
-                        lost = Some(error);
+                let lost = Mutex::new(None);
+                let report = |body| {
+                    if let Err(error) = send(&output, id, body) {
+                        *lock(&lost) = Some(error);
                         signals.stop.store(true, Ordering::Relaxed);
                     }
                 };
                 let result = catch_unwind(AssertUnwindSafe(|| {
-                    session.handle(request.body, signals, &mut progress)
+                    session.handle(request.body, signals, &report)
                 }));
-                if let Some(error) = lost {
+                if let Some(error) = lock(&lost).take() {
                     return Err(error);
                 }
                 (
@@ -208,7 +207,7 @@ fn answer(
                 )
             }
         };
-        send(&mut output, id, body)?;
+        send(&output, id, body)?;
     }
     Ok(())
 }
@@ -243,9 +242,15 @@ fn panicked(session: &mut Session, panic: &Box<dyn std::any::Any + Send>) -> Rep
     }
 }
 
-fn send(output: &mut impl Write, id: u64, body: ReplyBody) -> anyhow::Result<()> {
+/// What another thread left behind when it panicked is as good as ever.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn send(output: &Mutex<impl Write>, id: u64, body: ReplyBody) -> anyhow::Result<()> {
     let mut line = serde_json::to_vec(&Reply { id, body })?;
     line.push(b'\n');
+    let mut output = lock(output);
     output
         .write_all(&line)
         .and_then(|()| output.flush())

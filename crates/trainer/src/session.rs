@@ -1,6 +1,7 @@
 //! What the requests do: one session per process, with at most one model loaded.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use opengpu_dataset::{TokenStream, sequences};
@@ -9,8 +10,9 @@ use opengpu_trainer_protocol::{
 };
 
 use crate::compute::Compute;
-use crate::device::{Chosen, Kind};
+use crate::device::{self, Chosen, Kind, Wish};
 use crate::error::{Result, TrainerError};
+use crate::preparing::{Reporter, saying};
 use crate::tokens::{Pair, open_tokens};
 use crate::train::{InnerLoop, Progress, Signals};
 use crate::{evaluate, export, flat, import, initialise, sample};
@@ -26,7 +28,9 @@ const MOST_BATCH_SEQUENCES: usize = 1 << 16;
 
 /// The state between requests.
 pub struct Session {
-    device: Chosen,
+    wish: Wish,
+    /// Found by the first request that needs it, as trying devices may take a while.
+    device: Option<Chosen>,
     loaded: Option<Loaded>,
 }
 
@@ -51,12 +55,30 @@ impl Loaded {
 }
 
 impl Session {
-    /// With nothing loaded, on a device.
-    pub fn new(device: Chosen) -> Self {
+    /// With nothing loaded, on the device that will be found for a wish.
+    pub fn new(wish: Wish) -> Self {
         Self {
-            device,
+            wish,
+            device: None,
             loaded: None,
         }
+    }
+
+    /// The device; its notes go to the log once.
+    fn device(&mut self, reply: Reporter) -> Result<Chosen> {
+        if let Some(device) = &self.device {
+            return Ok(device.clone());
+        }
+        let wish = self.wish;
+        let device = saying(reply, "trying the devices of this machine", |_| {
+            device::choose(wish)
+        });
+        let device = device.map_err(|error| TrainerError::Failed(error.to_string()))?;
+        for note in &device.notes {
+            eprintln!("{note}");
+        }
+        self.device = Some(device.clone());
+        Ok(device)
     }
 
     /// Forgets what was loaded.
@@ -69,17 +91,17 @@ impl Session {
         &mut self,
         body: RequestBody,
         signals: &Signals,
-        reply: &mut dyn FnMut(ReplyBody),
+        reply: Reporter,
     ) -> Result<ReplyBody> {
         match body {
-            RequestBody::Hello { version } => hello(version, &self.device),
+            RequestBody::Hello { version } => self.hello(version, reply),
             RequestBody::Load {
                 model,
                 weights,
                 tokens,
                 inner,
             } => self.load(model, weights, tokens, inner),
-            RequestBody::Calibrate { block_sequences } => self.calibrate(block_sequences),
+            RequestBody::Calibrate { block_sequences } => self.calibrate(block_sequences, reply),
             RequestBody::Train(request) => self.train(&request, signals, reply),
             RequestBody::Evaluate {
                 tokens,
@@ -154,6 +176,28 @@ impl Session {
         }
     }
 
+    fn hello(&mut self, version: u32, reply: Reporter) -> Result<ReplyBody> {
+        if version != VERSION {
+            return Err(TrainerError::BadRequest(format!(
+                "This trainer speaks version {VERSION} of the trainer protocol, the caller {version}; \
+                 use an agent and a trainer of the same release."
+            )));
+        }
+        let device = self.device(reply)?;
+        let backend = match device.kind {
+            Kind::Cpu => "burn-flex",
+            _ => "burn-cubecl",
+        };
+        Ok(ReplyBody::Hello {
+            version: VERSION,
+            trainer: format!("{backend} {}", env!("CARGO_PKG_VERSION")),
+            device: device.name.clone(),
+            numerics_class: Compute::of(&InnerSettings::default(), &device)
+                .0
+                .numerics_class(0),
+        })
+    }
+
     fn load(
         &mut self,
         model: ModelConfig,
@@ -189,8 +233,8 @@ impl Session {
             .ok_or_else(|| TrainerError::BadRequest("Nothing is loaded; send `load` first.".into()))
     }
 
-    fn calibrate(&mut self, block_sequences: usize) -> Result<ReplyBody> {
-        let device = self.device.clone();
+    fn calibrate(&mut self, block_sequences: usize, reply: Reporter) -> Result<ReplyBody> {
+        let device = self.device(reply)?;
         let Loaded {
             model,
             weights,
@@ -220,7 +264,9 @@ impl Session {
             let start = sequence % available * length as u64;
             batch.push(tokens, start, length)?;
         }
-        training.step(&mut llama, &batch, 0.0)?;
+        saying(reply, &first_step(&device), |_| {
+            training.step(&mut llama, &batch, 0.0)
+        })?;
         let start = Instant::now();
         let mut done = 0;
         while done == 0 || start.elapsed() < CALIBRATION {
@@ -241,9 +287,9 @@ impl Session {
         &mut self,
         request: &TrainRequest,
         signals: &Signals,
-        reply: &mut dyn FnMut(ReplyBody),
+        reply: Reporter,
     ) -> Result<ReplyBody> {
-        let device = self.device.clone();
+        let device = self.device(reply)?;
         let Loaded {
             model,
             weights,
@@ -254,20 +300,18 @@ impl Session {
         let tokens = tokens.as_mut().ok_or_else(no_tokens)?;
         let weights = flat::read(weights, model)?;
         let training = training.get_or_insert_with(|| InnerLoop::on(model, inner, &device));
-        let mut report = |Progress {
-                              done,
-                              of,
-                              loss,
-                              tokens_per_second,
-                          }| {
-            reply(ReplyBody::Progress {
-                done,
-                of,
-                loss,
-                tokens_per_second,
-            });
-        };
-        let (trained, weights) = training.train(weights, tokens, request, signals, &mut report)?;
+        let (trained, weights) = saying(reply, &first_step(&device), |begun| {
+            let mut report = |progress: Progress| {
+                begun.store(true, Ordering::Relaxed);
+                reply(ReplyBody::Progress {
+                    done: progress.done,
+                    of: progress.of,
+                    loss: progress.loss,
+                    tokens_per_second: progress.tokens_per_second,
+                });
+            };
+            training.train(weights, tokens, request, signals, &mut report)
+        })?;
         flat::write(&request.out, &weights)?;
         Ok(ReplyBody::Trained {
             blocks_completed: trained.blocks,
@@ -284,7 +328,7 @@ impl Session {
         files: &TokenFiles,
         max_windows: Option<usize>,
         signals: &Signals,
-        reply: &mut dyn FnMut(ReplyBody),
+        reply: Reporter,
     ) -> Result<ReplyBody> {
         let loaded = self.loaded()?;
         let mut tokens = open_tokens(files, loaded.model.vocab_size)?;
@@ -322,11 +366,7 @@ impl Pace {
             last: Instant::now(),
         }
     }
-    fn tell(
-        &mut self,
-        reply: &mut dyn FnMut(ReplyBody),
-        figures: impl FnOnce() -> (u64, u64, f64),
-    ) {
+    fn tell(&mut self, reply: Reporter, figures: impl FnOnce() -> (u64, u64, f64)) {
         if self.last.elapsed() >= Duration::from_millis(500) {
             self.last = Instant::now();
             let (done, of, loss) = figures();
@@ -340,25 +380,15 @@ impl Pace {
     }
 }
 
-fn hello(version: u32, device: &Chosen) -> Result<ReplyBody> {
-    if version != VERSION {
-        return Err(TrainerError::BadRequest(format!(
-            "This trainer speaks version {VERSION} of the trainer protocol, the caller {version}; \
-             use an agent and a trainer of the same release."
-        )));
+/// What takes the time of a first step.
+fn first_step(device: &Chosen) -> String {
+    match device.kind {
+        Kind::Cpu => "making the first step".into(),
+        _ => format!(
+            "compiling kernels for {}, which is sooner done next time",
+            device.name
+        ),
     }
-    let backend = match device.kind {
-        Kind::Cpu => "burn-flex",
-        _ => "burn-cubecl",
-    };
-    Ok(ReplyBody::Hello {
-        version: VERSION,
-        trainer: format!("{backend} {}", env!("CARGO_PKG_VERSION")),
-        device: device.name.clone(),
-        numerics_class: Compute::of(&InnerSettings::default(), device)
-            .0
-            .numerics_class(0),
-    })
 }
 
 fn no_tokens() -> TrainerError {

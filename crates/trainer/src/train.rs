@@ -88,8 +88,8 @@ impl InnerLoop {
             memory::hold_to(budget, model);
             Plan::fitting(model, batch, settings.recompute, budget)
         } else {
-            // How much memory a GPU has is found out by the first step.
-            Plan::fitting(model, batch, settings.recompute, u64::MAX)
+            // What the owner allows; how much a GPU has is found out by the first step.
+            Plan::fitting(model, batch, settings.recompute, memory::allowed())
         };
         compute.recompute = plan.recompute;
         Self {

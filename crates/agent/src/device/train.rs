@@ -8,8 +8,9 @@ use anyhow::Context;
 use opengpu_protocol::wire::{Activity, AssignmentPlan, UpdateNotice};
 use opengpu_rounds::{AssignmentId, FeedbackId, Hash, RunId};
 use opengpu_trainer_protocol::{
-    Progress, ReplyBody, RequestBody, SharedFile, TrainRequest, TrainerError,
+    Progress, ReplyBody, RequestBody, SharedFile, Sign, TrainRequest, TrainerError,
 };
+use tokio::sync::watch;
 
 use super::Device;
 use super::job::{Buffers, Job};
@@ -116,7 +117,25 @@ impl Device {
         silence: Duration,
     ) -> anyhow::Result<ReplyBody> {
         let process = self.trainer.process().context("the trainer is gone")?;
-        let answer = process.ask(request, silence, |_| ()).await;
+        let answer = {
+            let (told, mut heard) = watch::channel(String::new());
+            let asking = process.ask(request, silence, move |sign| {
+                if let Sign::Preparing(what) = sign {
+                    told.send_replace(what);
+                }
+            });
+            tokio::pin!(asking);
+            loop {
+                tokio::select! {
+                    biased;
+                    answer = &mut asking => break answer,
+                    Ok(()) = heard.changed() => {
+                        let what = heard.borrow_and_update().clone();
+                        self.prepare(&what);
+                    }
+                }
+            }
+        };
         drop(process);
         answer.map_err(|error| {
             self.trainer.note(&error);
@@ -173,8 +192,10 @@ impl Device {
 
         let latest = Arc::new(Mutex::new(None));
         let heard = latest.clone();
-        let training = process.ask(RequestBody::Train(request), silence, move |progress| {
-            *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+        let training = process.ask(RequestBody::Train(request), silence, move |sign| {
+            if let Sign::Progress(progress) = sign {
+                *heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+            }
         });
         tokio::pin!(training);
         let mut told: Option<Instant> = None;

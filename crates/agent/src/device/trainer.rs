@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use opengpu_protocol::wire::Offer;
-use opengpu_trainer_protocol::{TrainerCommand, TrainerError, TrainerProcess};
+use opengpu_protocol::wire::{Activity, Offer};
+use opengpu_trainer_protocol::{Sign, TrainerCommand, TrainerError, TrainerProcess};
 
 use super::Shared;
 use crate::settings::DeviceSettings;
@@ -25,7 +25,9 @@ pub(super) struct TrainerSlot {
 impl TrainerSlot {
     pub(super) fn new(device: u32, settings: &DeviceSettings, shared: &Shared) -> Self {
         let log = shared.home.trainer_log(device);
-        let mut command = TrainerCommand::new(&settings.program, log);
+        let kernels = shared.home.kernels(device);
+        let mut command =
+            TrainerCommand::new(&settings.program, log).env("OPENGPU_KERNELS", kernels);
         command.args.clone_from(&settings.args);
         if let Some(threads) = settings.threads {
             command = command.env("OPENGPU_THREADS", threads.to_string());
@@ -74,7 +76,15 @@ impl TrainerSlot {
             self.lost(&format!("the trainer {why}"));
         }
         self.starts += 1;
-        let process = TrainerProcess::spawn(&self.command).await?;
+        let (board, number) = (self.board.clone(), self.device);
+        let hear = |sign| {
+            if let Sign::Preparing(what) = sign {
+                board.device(number, |status| {
+                    status.activity = Some(Activity::Preparing { what });
+                });
+            }
+        };
+        let process = TrainerProcess::spawn_hearing(&self.command, hear).await?;
         let (pid, greeting, starts) = (process.pid(), process.greeting().clone(), self.starts);
         tracing::info!(
             device = self.device,

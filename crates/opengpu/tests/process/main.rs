@@ -7,6 +7,8 @@
 mod bad_input;
 mod cluster;
 mod faults;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod invariants;
 mod join;
 mod kill;

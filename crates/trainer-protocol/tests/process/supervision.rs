@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use opengpu_trainer_protocol::{
-    ErrorCode, ReplyBody, RequestBody, TrainRequest, TrainerError, TrainerProcess,
+    ErrorCode, Progress, ReplyBody, RequestBody, Sign, TrainRequest, TrainerError, TrainerProcess,
 };
 
 use crate::{lives, scripted, unfriendly, wait_until_gone};
@@ -47,7 +47,8 @@ async fn a_request_is_answered_and_progress_handed_on() {
     let folder = tempfile::tempdir().unwrap();
     let progress =
         r#"echo '{"id":2,"type":"progress","done":1,"of":2,"loss":3.5,"tokens_per_second":10}'; "#;
-    let script = format!("read line; {progress}{CALIBRATED} read line");
+    let preparing = r#"echo '{"id":2,"type":"preparing","what":"warming up"}'; "#;
+    let script = format!("read line; {preparing}{progress}{CALIBRATED} read line");
     let trainer = TrainerProcess::spawn(&scripted(folder.path(), &script))
         .await
         .unwrap();
@@ -55,12 +56,22 @@ async fn a_request_is_answered_and_progress_handed_on() {
     assert_eq!(trainer.greeting().device, "shell");
     let mut seen = Vec::new();
     let reply = trainer
-        .request_with_progress(CALIBRATE, |progress| {
-            seen.push((progress.done, progress.loss))
-        })
+        .ask(CALIBRATE, Duration::from_secs(5), |sign| seen.push(sign))
         .await
         .unwrap();
-    assert_eq!(seen, [(1, 3.5)]);
+    let expected = Progress {
+        done: 1,
+        of: 2,
+        loss: 3.5,
+        tokens_per_second: 10.0,
+    };
+    assert_eq!(
+        seen,
+        [
+            Sign::Preparing("warming up".into()),
+            Sign::Progress(expected)
+        ]
+    );
     assert_eq!(
         reply,
         ReplyBody::Calibrated {

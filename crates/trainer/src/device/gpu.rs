@@ -1,8 +1,15 @@
 //! The GPUs of this machine, as Burn's wgpu backend sees them.
 
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
 use burn::backend::{CubeDevice, WgpuBackend, WgpuDevice, WgpuDeviceKind};
 use burn::tensor::Device;
+use cubecl::config::cache::CacheConfig;
+use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
+use super::trial::Trial;
 use super::{Chosen, Kind, probe};
 use crate::compute::Form;
 
@@ -23,6 +30,26 @@ impl Found {
             notes,
         }
     }
+}
+
+/// Where kernels are kept, if they are.
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
+/// See [`super::keep_kernels`].
+pub fn keep_kernels(folder: &Path) {
+    if FOLDER.set(folder.to_owned()).is_err() {
+        return;
+    }
+    let mut config = CubeClRuntimeConfig::default();
+    config.environment.path = CacheConfig::Directory(folder.to_owned());
+    config.compilation.cache = true;
+    CubeClRuntimeConfig::try_set(config);
+}
+
+/// A note that this GPU is being tried, where a folder is known; the error is a clause for people.
+pub fn begin_trial(name: &str) -> Result<Option<Trial>, String> {
+    let begin = |folder: &PathBuf| Trial::begin(folder, name, SystemTime::now());
+    FOLDER.get().map(begin).transpose()
 }
 
 /// The interfaces to look for GPUs on, best first, with their names.
