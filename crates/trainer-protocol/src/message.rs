@@ -217,6 +217,8 @@ pub enum ReplyBody {
     Preparing {
         /// What is done meanwhile, for people.
         what: String,
+        /// For how long already.
+        seconds: u64,
     },
     /// Work goes on.
     Progress {

@@ -32,6 +32,9 @@ use crate::log_tail::{LogTail, open_log};
 use crate::spawn::{end_group, start};
 use crate::{ErrorCode, Reply, ReplyBody, Request, RequestBody, TrainerError, VERSION};
 
+/// What a trainer that was dropped has left to close its affairs.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// How to start a trainer.
 #[derive(Clone, Debug)]
 pub struct TrainerCommand {
@@ -94,8 +97,13 @@ pub struct Greeting {
 /// A sign that a request goes on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sign {
-    /// Before its work begins: what is done meanwhile, for people.
-    Preparing(String),
+    /// Its work has yet to begin.
+    Preparing {
+        /// What is done meanwhile, for people.
+        what: String,
+        /// For how long already.
+        seconds: u64,
+    },
     /// How far its work is.
     Progress(Progress),
 }
@@ -261,7 +269,9 @@ impl TrainerProcess {
                     loss,
                     tokens_per_second,
                 })),
-                ReplyBody::Preparing { what } => on_sign(Sign::Preparing(what)),
+                ReplyBody::Preparing { what, seconds } => {
+                    on_sign(Sign::Preparing { what, seconds });
+                }
                 ReplyBody::Error { code, message } => {
                     return Err(TrainerError::Refused {
                         doing,
@@ -385,8 +395,11 @@ async fn watch_child(
     let why = tokio::select! {
         biased;
         status = child.wait() => crate::exit::describe(status),
-        // Also when the sender is dropped with its owner.
-        _ = kill_asked.recv() => {
+        asked = kill_asked.recv() => {
+            if asked.is_none() {
+                // Dropped by its owner: its input has closed too, which it may notice.
+                let _ = tokio::time::timeout(LAST_WORDS, child.wait()).await;
+            }
             end_group(pid);
             let _ = child.kill().await;
             "was killed by its owner".to_owned()

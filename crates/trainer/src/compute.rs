@@ -1,7 +1,7 @@
 //! How a model is computed: on which device, with which operations, in which numbers.
 
 use burn::tensor::Device;
-use opengpu_trainer_protocol::{InnerSettings, Precision as Wanted};
+use opengpu_trainer_protocol::InnerSettings;
 
 use crate::device::{Chosen, Kind};
 use crate::kernels::precision::{Precision, instruction_set};
@@ -69,14 +69,7 @@ impl Compute {
 
     /// On a device, as a run's settings ask for, and a sentence where that can't be had.
     pub fn of(settings: &InnerSettings, chosen: &Chosen) -> (Self, Option<&'static str>) {
-        let (precision, complaint) = match chosen.kind {
-            Kind::Cpu => Precision::of(settings.precision),
-            _ => (
-                Precision::Float32,
-                (settings.precision == Wanted::Bfloat16)
-                    .then_some("GPUs compute in float32 for now."),
-            ),
-        };
+        let (precision, complaint) = Precision::of(settings.precision, chosen.bfloat16);
         let device_class = match chosen.kind {
             Kind::Cpu => None,
             _ if chosen.is_repeatable() => Some(chosen.name.clone()),

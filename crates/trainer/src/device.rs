@@ -5,7 +5,7 @@
 //! settings; the caller says what was wished for.
 
 #[cfg(feature = "gpu")]
-mod gpu;
+pub(crate) mod gpu;
 #[cfg(feature = "gpu")]
 mod probe;
 #[cfg(feature = "gpu")]
@@ -17,6 +17,7 @@ use std::str::FromStr;
 use burn::tensor::Device;
 
 use crate::compute::Form;
+use crate::kernels::precision::has_bfloat16;
 
 /// What a person asks for: `auto`, `cpu`, `gpu` or `gpu:1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,15 @@ pub enum Kind {
     SoftwareGpu,
 }
 
+/// The memory that a device's tensors lie in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// The machine's.
+    Shared,
+    /// Its own; of so many bytes, where it says how many.
+    Own(Option<u64>),
+}
+
 /// A device to train on.
 #[derive(Clone, Debug)]
 pub struct Chosen {
@@ -52,6 +62,10 @@ pub struct Chosen {
     pub name: String,
     /// The operations that work there.
     pub form: Form,
+    /// Whether products of bfloat16 work there.
+    pub bfloat16: bool,
+    /// Where its tensors lie.
+    pub memory: Memory,
     /// What people may want to know, such as why a GPU was passed over.
     pub notes: Vec<String>,
 }
@@ -142,6 +156,12 @@ pub fn keep_kernels(folder: &Path) {
     let _ = folder;
 }
 
+/// The process is about to end while a GPU may be tried, which is not that GPU's fault.
+pub fn forget_trial() {
+    #[cfg(feature = "gpu")]
+    trial::forget();
+}
+
 /// The CPU, with what people may want to know of why.
 fn cpu(notes: Vec<String>) -> Chosen {
     let threads = rayon::current_num_threads();
@@ -151,6 +171,8 @@ fn cpu(notes: Vec<String>) -> Chosen {
         kind: Kind::Cpu,
         name: format!("CPU ({threads} thread{plural})"),
         form: Form::Fused,
+        bfloat16: has_bfloat16(),
+        memory: Memory::Shared,
         notes,
     }
 }
@@ -168,7 +190,13 @@ fn gpu(_index: usize) -> Result<Chosen, DeviceError> {
 #[cfg(feature = "gpu")]
 fn auto() -> Chosen {
     let mut notes = Vec::new();
-    for found in gpu::list() {
+    // Drivers may end the process already when they are asked what they have.
+    let listed = gpu::begin_trial("GPUs at all").map(|_trial| gpu::list());
+    let found = listed.unwrap_or_else(|reason| {
+        notes.push(format!("GPUs were not looked for: {reason}"));
+        Vec::new()
+    });
+    for (number, found) in found.into_iter().enumerate() {
         if found.kind == Kind::SoftwareGpu {
             notes.push(format!(
                 "{} was passed over: it is software, slower than training on the CPU directly",
@@ -177,8 +205,8 @@ fn auto() -> Chosen {
             continue;
         }
         let name = found.name.clone();
-        let outcome = gpu::begin_trial(&name).and_then(|_trial| tried(found));
-        match outcome {
+        let trial = gpu::begin_trial(&format!("{number} {name}"));
+        match trial.and_then(|_trial| tried(found)) {
             Ok(chosen) => {
                 notes.extend(chosen.notes);
                 return Chosen { notes, ..chosen };
@@ -211,20 +239,30 @@ fn gpu(index: usize) -> Result<Chosen, DeviceError> {
     tried(found).map_err(|reason| DeviceError::Unusable { name, reason })
 }
 
-/// A GPU with the operations that compute there as on the CPU: the fused ones, or else
-/// Burn's ordinary ones, which is told.
+/// A GPU with the operations that compute there as on the CPU: the fused ones, in bfloat16 too
+/// if it can, or else Burn's ordinary ones, which is told.
 #[cfg(feature = "gpu")]
 fn tried(found: gpu::Found) -> Result<Chosen, String> {
-    let Err(reason) = probe::probe(&found.device, Form::Fused) else {
-        return Ok(found.chosen(Form::Fused, Vec::new()));
+    use crate::kernels::precision::Precision::{Bfloat16, Float32};
+    let probe = |form, precision| probe::probe(&found.device, form, precision);
+    let Err(reason) = probe(Form::Fused, Float32) else {
+        let mut notes = Vec::new();
+        let bfloat16 = found.offers_bfloat16
+            && probe(Form::Fused, Bfloat16)
+                .inspect_err(|reason| {
+                    let name = &found.name;
+                    notes.push(format!("{name} trains in float32: in bfloat16 {reason}"));
+                })
+                .is_ok();
+        return Ok(found.chosen(Form::Fused, bfloat16, notes));
     };
-    match probe::probe(&found.device, Form::Plain) {
+    match probe(Form::Plain, Float32) {
         Ok(()) => {
             let note = format!(
                 "{} trains with ordinary operations, which is slower: with fused ones {reason}",
                 found.name
             );
-            Ok(found.chosen(Form::Plain, vec![note]))
+            Ok(found.chosen(Form::Plain, false, vec![note]))
         }
         Err(_) => Err(reason),
     }
@@ -304,8 +342,10 @@ mod tests {
     #[test]
     fn a_device_that_does_not_exist_is_unusable_in_a_sentence() {
         use burn::tensor::DeviceKind;
+
+        use crate::kernels::precision::Precision;
         let missing = Device::wgpu(DeviceKind::VirtualGpu(77));
-        let reason = probe::probe(&missing, Form::Fused).unwrap_err();
+        let reason = probe::probe(&missing, Form::Fused, Precision::Float32).unwrap_err();
         assert!(!reason.contains('\n') && reason.len() > 10, "{reason}");
     }
 

@@ -121,7 +121,12 @@ fn free() -> Option<u64> {
         }
         None => system.available_memory(),
     };
-    Some(free / 10 * 8)
+    Some(most_of(free))
+}
+
+/// What of free memory is taken: the rest is for others, and for what an estimate misses.
+pub fn most_of(bytes: u64) -> u64 {
+    bytes / 10 * 8
 }
 
 #[cfg(test)]

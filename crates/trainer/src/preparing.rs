@@ -13,23 +13,28 @@ pub type Reporter<'a> = &'a (dyn Fn(ReplyBody) + Sync);
 /// Between two signs.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Signs end after so long: what has not begun by then hangs, and is to be taken for that.
-const LONGEST: Duration = Duration::from_secs(20 * 60);
-
 /// Says every second that `what` is done and for how long already, until `work` sets the flag
-/// that it is given, or returns.
-pub fn saying<T>(reply: Reporter, what: &str, work: impl FnOnce(&AtomicBool) -> T) -> T {
+/// that it is given, or returns; at the longest for `patience`, since what takes longer hangs and
+/// is to be taken for that.
+pub fn saying<T>(
+    reply: Reporter,
+    what: &str,
+    patience: Duration,
+    work: impl FnOnce(&AtomicBool) -> T,
+) -> T {
     let begun = &AtomicBool::new(false);
     let (end, ended) = channel::<()>();
     let start = Instant::now();
     let say = move || {
         while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
             let elapsed = start.elapsed();
-            if begun.load(Ordering::Relaxed) || elapsed > LONGEST {
+            if begun.load(Ordering::Relaxed) || elapsed > patience {
                 return;
             }
-            let what = format!("{what} ({} s)", elapsed.as_secs());
-            reply(ReplyBody::Preparing { what });
+            reply(ReplyBody::Preparing {
+                what: what.to_owned(),
+                seconds: elapsed.as_secs(),
+            });
         }
     };
     std::thread::scope(|scope| {
@@ -50,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signs_come_until_the_work_begins_or_ends_however_it_ends() {
+    fn signs_come_until_the_work_begins_or_ends_however_or_takes_too_long() {
         let said = Mutex::new(Vec::new());
         let reply = |body| said.lock().unwrap().push(body);
         let wait_for = |count: usize| {
@@ -58,7 +63,8 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(20));
             }
         };
-        let result = saying(&reply, "warming up", |begun| {
+        let long = Duration::from_secs(60);
+        let result = saying(&reply, "warming up", long, |begun| {
             wait_for(1);
             begun.store(true, Ordering::Relaxed);
             std::thread::sleep(2 * INTERVAL);
@@ -66,11 +72,12 @@ mod tests {
         });
         assert_eq!(result, 7);
         let first = ReplyBody::Preparing {
-            what: "warming up (1 s)".into(),
+            what: "warming up".into(),
+            seconds: 1,
         };
         assert_eq!(*said.lock().unwrap(), [first]);
         let panic = catch_unwind(AssertUnwindSafe(|| {
-            saying(&reply, "failing", |_| -> () {
+            saying(&reply, "failing", long, |_| -> () {
                 wait_for(2);
                 panic!("in the work");
             });
@@ -79,5 +86,10 @@ mod tests {
             *panic.unwrap_err().downcast_ref::<&str>().unwrap(),
             "in the work"
         );
+        let before = said.lock().unwrap().len();
+        saying(&reply, "hanging", Duration::ZERO, |_| {
+            std::thread::sleep(2 * INTERVAL);
+        });
+        assert_eq!(said.lock().unwrap().len(), before);
     }
 }

@@ -52,6 +52,7 @@ pub fn run() -> anyhow::Result<()> {
     }
     // The last resort against an orphan that is deep in a long computation.
     let on_close = || {
+        device::forget_trial();
         std::thread::sleep(LAST_WORDS);
         std::process::exit(0);
     };

@@ -1,7 +1,7 @@
 //! What the requests do: one session per process, with at most one model loaded.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use opengpu_dataset::{TokenStream, sequences};
@@ -20,6 +20,10 @@ use crate::{evaluate, export, flat, import, initialise, sample};
 /// How long a calibration goes on after its first step.
 const CALIBRATION: Duration = Duration::from_millis(400);
 
+/// How long trying devices, and a first step on one, may take.
+const TRYING: Duration = Duration::from_secs(5 * 60);
+const COMPILING: Duration = Duration::from_secs(20 * 60);
+
 /// Weights of the largest model that a request may ask for (4 TB of float32).
 const MOST_PARAMETERS: usize = 1 << 40;
 
@@ -29,7 +33,7 @@ const MOST_BATCH_SEQUENCES: usize = 1 << 16;
 /// The state between requests.
 pub struct Session {
     wish: Wish,
-    /// Found by the first request that needs it, as trying devices may take a while.
+    /// Found by the first request, as trying devices may take a while.
     device: Option<Chosen>,
     loaded: Option<Loaded>,
 }
@@ -70,9 +74,8 @@ impl Session {
             return Ok(device.clone());
         }
         let wish = self.wish;
-        let device = saying(reply, "trying the devices of this machine", |_| {
-            device::choose(wish)
-        });
+        let what = "trying the devices of this machine";
+        let device = saying(reply, what, TRYING, |_| device::choose(wish));
         let device = device.map_err(|error| TrainerError::Failed(error.to_string()))?;
         for note in &device.notes {
             eprintln!("{note}");
@@ -264,9 +267,7 @@ impl Session {
             let start = sequence % available * length as u64;
             batch.push(tokens, start, length)?;
         }
-        saying(reply, &first_step(&device), |_| {
-            training.step(&mut llama, &batch, 0.0)
-        })?;
+        compiling(reply, &device, |_| training.step(&mut llama, &batch, 0.0))?;
         let start = Instant::now();
         let mut done = 0;
         while done == 0 || start.elapsed() < CALIBRATION {
@@ -299,8 +300,9 @@ impl Session {
         } = self.loaded()?;
         let tokens = tokens.as_mut().ok_or_else(no_tokens)?;
         let weights = flat::read(weights, model)?;
+        let cold = training.is_none();
         let training = training.get_or_insert_with(|| InnerLoop::on(model, inner, &device));
-        let (trained, weights) = saying(reply, &first_step(&device), |begun| {
+        let work = |begun: &AtomicBool| {
             let mut report = |progress: Progress| {
                 begun.store(true, Ordering::Relaxed);
                 reply(ReplyBody::Progress {
@@ -311,7 +313,11 @@ impl Session {
                 });
             };
             training.train(weights, tokens, request, signals, &mut report)
-        })?;
+        };
+        let (trained, weights) = match cold {
+            true => compiling(reply, &device, work)?,
+            false => work(&AtomicBool::new(true))?,
+        };
         flat::write(&request.out, &weights)?;
         Ok(ReplyBody::Trained {
             blocks_completed: trained.blocks,
@@ -380,15 +386,13 @@ impl Pace {
     }
 }
 
-/// What takes the time of a first step.
-fn first_step(device: &Chosen) -> String {
-    match device.kind {
-        Kind::Cpu => "making the first step".into(),
-        _ => format!(
-            "compiling kernels for {}, which is sooner done next time",
-            device.name
-        ),
+/// The first step on a GPU, for which kernels are compiled and products measured.
+fn compiling<T>(reply: Reporter, device: &Chosen, work: impl FnOnce(&AtomicBool) -> T) -> T {
+    if device.kind == Kind::Cpu {
+        return work(&AtomicBool::new(true));
     }
+    let what = format!("compiling kernels for {}", device.name);
+    saying(reply, &what, COMPILING, work)
 }
 
 fn no_tokens() -> TrainerError {

@@ -10,7 +10,7 @@ use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig, TrainRequ
 
 use crate::adamw::AdamW;
 use crate::compute::{Compute, Forms};
-use crate::device::{Chosen, Kind};
+use crate::device::{Chosen, Kind, Memory};
 use crate::error::{Result, TrainerError};
 use crate::flat;
 use crate::gradient::Gradient;
@@ -83,14 +83,16 @@ impl InnerLoop {
             eprintln!("{complaint}");
         }
         let batch = settings.batch_sequences;
-        let plan = if device.kind == Kind::Cpu {
-            let budget = memory::budget();
-            memory::hold_to(budget, model);
-            Plan::fitting(model, batch, settings.recompute, budget)
-        } else {
-            // What the owner allows; how much a GPU has is found out by the first step.
-            Plan::fitting(model, batch, settings.recompute, memory::allowed())
+        let budget = match device.memory {
+            Memory::Shared => memory::budget(),
+            Memory::Own(Some(bytes)) => memory::most_of(bytes).min(memory::allowed()),
+            // The first step finds out.
+            Memory::Own(None) => memory::allowed(),
         };
+        if device.kind == Kind::Cpu {
+            memory::hold_to(budget, model);
+        }
+        let plan = Plan::fitting(model, batch, settings.recompute, budget);
         compute.recompute = plan.recompute;
         Self {
             model: model.clone(),

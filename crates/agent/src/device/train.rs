@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::Device;
 use super::job::{Buffers, Job};
+use super::trainer::preparation;
 use crate::journal::{Entry, Journal};
 
 /// How often progress is told, and the trainer that its time is over.
@@ -120,7 +121,7 @@ impl Device {
         let answer = {
             let (told, mut heard) = watch::channel(String::new());
             let asking = process.ask(request, silence, move |sign| {
-                if let Sign::Preparing(what) = sign {
+                if let Some(what) = preparation(sign) {
                     told.send_replace(what);
                 }
             });

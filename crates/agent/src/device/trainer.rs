@@ -13,12 +13,32 @@ use crate::status::Board;
 /// How long a trainer may take to end when it is told to.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Between two log lines of a long preparation.
+const LOGGED_SECONDS: u64 = 10;
+
+/// How long a trainer that is not to be started after all may take to notice, so that it can
+/// forget which GPU it was trying.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// What a trainer prepares, if that is what it says.
+pub(super) fn preparation(sign: Sign) -> Option<String> {
+    let Sign::Preparing { what, seconds } = sign else {
+        return None;
+    };
+    if seconds.is_multiple_of(LOGGED_SECONDS) {
+        tracing::info!(seconds, "{what}");
+    }
+    Some(what)
+}
+
 /// Where the trainer is, when it is.
 pub(super) struct TrainerSlot {
     device: u32,
     command: TrainerCommand,
     board: Board,
     process: Option<Arc<TrainerProcess>>,
+    /// Whether it was being started when nobody waited for that any more.
+    starting: bool,
     starts: u32,
 }
 
@@ -43,6 +63,7 @@ impl TrainerSlot {
             command,
             board: shared.board.clone(),
             process: None,
+            starting: false,
             starts: 0,
         }
     }
@@ -78,13 +99,16 @@ impl TrainerSlot {
         self.starts += 1;
         let (board, number) = (self.board.clone(), self.device);
         let hear = |sign| {
-            if let Sign::Preparing(what) = sign {
+            if let Some(what) = preparation(sign) {
                 board.device(number, |status| {
                     status.activity = Some(Activity::Preparing { what });
                 });
             }
         };
-        let process = TrainerProcess::spawn_hearing(&self.command, hear).await?;
+        self.starting = true;
+        let process = TrainerProcess::spawn_hearing(&self.command, hear).await;
+        self.starting = false;
+        let process = process?;
         let (pid, greeting, starts) = (process.pid(), process.greeting().clone(), self.starts);
         tracing::info!(
             device = self.device,
@@ -121,6 +145,9 @@ impl TrainerSlot {
     /// Ends it.
     pub(super) async fn stop(&mut self) {
         let Some(process) = self.process.take() else {
+            if self.starting {
+                tokio::time::sleep(LAST_WORDS).await;
+            }
             return;
         };
         // Nothing is lost when it is killed: what it does can be done again.

@@ -23,7 +23,9 @@ pub async fn run(json: bool, args: Generate) -> Result<()> {
     }
     let scratch = scratch(&args.model).context("cannot make a temporary folder")?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let command = TrainerCommand::new(program, scratch.path().join("trainer.log")).arg("trainer");
+    let command = TrainerCommand::new(program, scratch.path().join("trainer.log"))
+        .arg("trainer")
+        .env("OPENGPU_DEVICE", "cpu");
     let trainer = TrainerProcess::spawn(&command).await?;
     let weights = scratch.path().join("weights");
     let import = RequestBody::Import {

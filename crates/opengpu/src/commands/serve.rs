@@ -70,6 +70,7 @@ pub async fn run(home: &Home, json: bool, args: Serve) -> Result<()> {
         ..TrainerCommand::new(program, log)
             .arg("trainer")
             .env("OPENGPU_THREADS", "1")
+            .env("OPENGPU_DEVICE", "cpu")
     };
     let bound = opengpu_coordinator::serve(ServeSettings {
         home: home.path().to_path_buf(),

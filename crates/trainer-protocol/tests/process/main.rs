@@ -6,14 +6,16 @@
 mod no_orphan;
 mod supervision;
 
-use opengpu_trainer_protocol::TrainerCommand;
+use opengpu_trainer_protocol::{TrainerCommand, VERSION};
 use std::path::Path;
 use std::time::Duration;
 
 /// A trainer that says hello and then runs `script`.
 pub fn scripted(folder: &Path, script: &str) -> TrainerCommand {
-    let hello = r#"read line; echo '{"id":1,"type":"hello","version":1,"trainer":"script 1","device":"shell","numerics_class":"none"}'; "#;
-    unfriendly(folder, &format!("{hello}{script}"))
+    let hello = format!(
+        r#"{{"id":1,"type":"hello","version":{VERSION},"trainer":"script 1","device":"shell","numerics_class":"none"}}"#
+    );
+    unfriendly(folder, &format!("read line; echo '{hello}'; {script}"))
 }
 
 /// A trainer that runs `script` from the start.

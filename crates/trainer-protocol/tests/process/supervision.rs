@@ -47,7 +47,7 @@ async fn a_request_is_answered_and_progress_handed_on() {
     let folder = tempfile::tempdir().unwrap();
     let progress =
         r#"echo '{"id":2,"type":"progress","done":1,"of":2,"loss":3.5,"tokens_per_second":10}'; "#;
-    let preparing = r#"echo '{"id":2,"type":"preparing","what":"warming up"}'; "#;
+    let preparing = r#"echo '{"id":2,"type":"preparing","what":"warming up","seconds":4}'; "#;
     let script = format!("read line; {preparing}{progress}{CALIBRATED} read line");
     let trainer = TrainerProcess::spawn(&scripted(folder.path(), &script))
         .await
@@ -68,7 +68,10 @@ async fn a_request_is_answered_and_progress_handed_on() {
     assert_eq!(
         seen,
         [
-            Sign::Preparing("warming up".into()),
+            Sign::Preparing {
+                what: "warming up".into(),
+                seconds: 4
+            },
             Sign::Progress(expected)
         ]
     );

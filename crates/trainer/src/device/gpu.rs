@@ -8,9 +8,11 @@ use burn::backend::{CubeDevice, WgpuBackend, WgpuDevice, WgpuDeviceKind};
 use burn::tensor::Device;
 use cubecl::config::cache::CacheConfig;
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+use cubecl::features::TypeUsage;
+use cubecl::ir::{ElemType, FloatKind};
 
 use super::trial::Trial;
-use super::{Chosen, Kind, probe};
+use super::{Chosen, Kind, Memory, probe};
 use crate::compute::Form;
 
 /// A GPU that was found but not yet tried.
@@ -18,15 +20,20 @@ pub struct Found {
     pub device: Device,
     pub kind: Kind,
     pub name: String,
+    /// Whether its driver says that it has bfloat16.
+    pub offers_bfloat16: bool,
+    pub memory: Memory,
 }
 
 impl Found {
-    pub fn chosen(self, form: Form, notes: Vec<String>) -> Chosen {
+    pub fn chosen(self, form: Form, bfloat16: bool, notes: Vec<String>) -> Chosen {
         Chosen {
             device: self.device,
             kind: self.kind,
             name: self.name,
             form,
+            bfloat16,
+            memory: self.memory,
             notes,
         }
     }
@@ -80,7 +87,7 @@ pub fn list() -> Vec<Found> {
 
 /// The adapters of an interface in the order of preference. One that the system lacks has
 /// none.
-fn devices(interface: WgpuBackend) -> Vec<WgpuDevice> {
+pub fn devices(interface: WgpuBackend) -> Vec<WgpuDevice> {
     let kinds = [
         WgpuDeviceKind::DiscreteGpu(0),
         WgpuDeviceKind::IntegratedGpu(0),
@@ -106,14 +113,25 @@ fn open(device: WgpuDevice, interface: &str) -> Found {
         WgpuDeviceKind::VirtualGpu(_) => (Kind::Gpu, "a virtual GPU"),
         _ => (Kind::Gpu, "a dedicated GPU"),
     };
-    let device = Device::new(device);
-    let name = probe::caught(|| device.identity())
-        .ok()
-        .flatten()
-        .map_or_else(|| fallback.to_owned(), |identity| identity.name);
+    let client = probe::caught(|| CubeDevice::Wgpu(device.clone()).client());
+    let is_dedicated = matches!(device.kind, WgpuDeviceKind::DiscreteGpu(_));
+    let (mut offers_bfloat16, mut bytes) = (false, None);
+    let mut name = fallback.to_owned();
+    if let Ok(client) = client {
+        let properties = client.properties();
+        let usage = properties.type_usage(ElemType::Float(FloatKind::BF16));
+        offers_bfloat16 = usage.contains(TypeUsage::Buffer);
+        bytes = properties.memory.max_memory();
+        name.clone_from(&properties.identity.name);
+    }
     Found {
-        device,
+        device: Device::new(device),
         kind,
         name: format!("{name} ({interface})"),
+        offers_bfloat16,
+        memory: match is_dedicated {
+            true => Memory::Own(bytes),
+            false => Memory::Shared,
+        },
     }
 }

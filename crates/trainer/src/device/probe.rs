@@ -7,11 +7,14 @@ use opengpu_trainer_protocol::ModelConfig;
 
 use crate::compute::{Compute, Form, Forms};
 use crate::initialise;
+use crate::kernels::precision::Precision;
 use crate::model::Llama;
 
 /// Largest difference from the CPU's result, as a part of the largest number of a tensor's
 /// gradient. Tensor cores that round float32 to TF32 stay an order of magnitude below it.
 const TOLERANCE: f32 = 0.02;
+/// The same where factors are rounded to bfloat16, which has three bits less than TF32.
+const TOLERANCE_BFLOAT16: f32 = 0.1;
 
 /// Tokens of a sequence: more than a tile of attention, and no multiple of it.
 const LENGTH: usize = 80;
@@ -28,15 +31,26 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// Whether the device trains as the CPU does with such operations; the error is a clause for people.
-pub fn probe(device: &Device, form: Form) -> Result<(), String> {
+/// Whether the device trains as the CPU does with such operations in such numbers; the error is
+/// a clause for people.
+pub fn probe(device: &Device, form: Form, precision: Precision) -> Result<(), String> {
+    let tolerance = match precision {
+        Precision::Float32 => TOLERANCE,
+        Precision::Bfloat16 => TOLERANCE_BFLOAT16,
+    };
     let model = model();
     let weights = initialise::weights(&model, 1);
-    let (loss, gradient) = step(&model, &weights, &Device::flex(), Form::Fused)?;
-    let (found_loss, found) = step(&model, &weights, device, form)
+    let compute = Compute {
+        device: device.clone(),
+        forms: Forms::all(form),
+        precision,
+        ..Compute::float32()
+    };
+    let (loss, gradient) = step(&model, &weights, &Compute::float32())?;
+    let (found_loss, found) = step(&model, &weights, &compute)
         .map_err(|reason| format!("a tiny training step failed there ({reason})"))?;
     let wrong = |what: &str| Err(format!("it computes {what} differently from the CPU"));
-    if !close(found_loss, loss, loss.abs()) {
+    if !close(found_loss, loss, tolerance * loss.abs()) {
         return wrong("the loss of a tiny model");
     }
     let mut start = 0;
@@ -48,7 +62,7 @@ pub fn probe(device: &Device, form: Form) -> Result<(), String> {
         let same = found
             .iter()
             .zip(expected)
-            .all(|(&found, &expected)| close(found, expected, largest));
+            .all(|(&found, &expected)| close(found, expected, tolerance * largest));
         if !same {
             return wrong(&format!("the gradient of {}", tensor.name));
         }
@@ -57,8 +71,8 @@ pub fn probe(device: &Device, form: Form) -> Result<(), String> {
 }
 
 /// Whether two numbers are as close as they have to be; no number is close to a NaN.
-fn close(found: f32, expected: f32, largest: f32) -> bool {
-    (found - expected).abs() <= TOLERANCE * largest
+fn close(found: f32, expected: f32, distance: f32) -> bool {
+    (found - expected).abs() <= distance
 }
 
 fn model() -> ModelConfig {
@@ -80,20 +94,14 @@ fn model() -> ModelConfig {
 fn step(
     model: &ModelConfig,
     weights: &[f32],
-    device: &Device,
-    form: Form,
+    compute: &Compute,
 ) -> Result<(f32, Vec<f32>), String> {
     let tokens: Vec<u32> = (0..2 * LENGTH + 1)
         .map(|place| ((place * place * 31 + place) % model.vocab_size) as u32)
         .collect();
     let (inputs, targets) = (&tokens[..2 * LENGTH], &tokens[1..]);
     caught(|| {
-        let compute = Compute {
-            device: device.clone(),
-            forms: Forms::all(form),
-            ..Compute::float32()
-        };
-        let mut llama = Llama::new(model, weights, &compute);
+        let mut llama = Llama::new(model, weights, compute);
         let (loss, gradient) = llama.loss_and_gradient(inputs, targets, LENGTH, 1.0);
         (loss, gradient.numbers())
     })

@@ -156,7 +156,7 @@ const WORTH_A_THREAD: usize = 1 << 20;
 /// `out = a · b` or `out += a · b` on all threads; `out` is row-major and dense.
 pub fn multiply(out: &mut [f32], mode: Into, a: Matrix, b: Matrix, precision: Precision) {
     let (rows, columns) = (a.rows, b.columns);
-    if Instructions::of(precision).is_none() {
+    let Some(instructions) = Instructions::of(precision) else {
         // How `gemm` adds up depends on the number of rows, so parts are of one size.
         return for_tasks(out, ROWS_PER_TASK * columns.max(1), |part, out| {
             let count = out.len() / columns;
@@ -164,7 +164,7 @@ pub fn multiply(out: &mut [f32], mode: Into, a: Matrix, b: Matrix, precision: Pr
             let out = MatrixMut::new(out, count, columns);
             multiply_here(out, mode, a, b, precision);
         });
-    }
+    };
     let out = MatrixMut::new(out, rows, columns);
     let most = rows * columns * a.columns / WORTH_A_THREAD;
     let threads = rayon::current_num_threads().min(most.max(1));
@@ -173,7 +173,7 @@ pub fn multiply(out: &mut [f32], mode: Into, a: Matrix, b: Matrix, precision: Pr
     }
     let (tall, wide) = cut(rows, columns, threads);
     let (height, width) = (
-        rows.div_ceil(tall).next_multiple_of(32),
+        rows.div_ceil(tall).next_multiple_of(instructions.rows()),
         columns.div_ceil(wide).next_multiple_of(32),
     );
     (0..tall * wide).into_par_iter().for_each(|part| {

@@ -15,19 +15,18 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// What `wanted` means on this processor, and a sentence where that is not what was
-    /// asked for.
-    pub fn of(wanted: Wanted) -> (Self, Option<&'static str>) {
+    /// What `wanted` means on a device that has products of bfloat16 or has not, and a
+    /// sentence where that is not what was asked for.
+    pub fn of(wanted: Wanted, has_bfloat16: bool) -> (Self, Option<&'static str>) {
         match wanted {
             Wanted::Float32 => (Self::Float32, None),
-            Wanted::Auto if has_bfloat16() => (Self::Bfloat16, None),
+            Wanted::Auto | Wanted::Bfloat16 if has_bfloat16 => (Self::Bfloat16, None),
             Wanted::Auto => (Self::Float32, None),
-            Wanted::Bfloat16 if has_bfloat16() => (Self::Bfloat16, None),
             Wanted::Bfloat16 => (
                 Self::Float32,
                 Some(
-                    "This processor has no bfloat16 arithmetic (AVX512-BF16 or AMX on x86); products are \
-                     computed in float32, more slowly.",
+                    "This device has no bfloat16 arithmetic that works (a processor needs AVX512-BF16 or \
+                     AMX); products are computed in float32, more slowly.",
                 ),
             ),
         }

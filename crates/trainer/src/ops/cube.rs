@@ -56,14 +56,15 @@ impl FusedKernels for CubeBackend {
         inputs: &AttentionInputs<Self>,
         settings: LayerSettings,
     ) -> (FloatTensor<Self>, AttentionSaved<Self>) {
+        let precision = settings.numerics.precision;
         let x = dense(inputs.x.clone());
         let normalised = norm::forward(&x, &dense(inputs.gain.clone()), settings.numerics.eps);
         let from = dense(inputs.visible_from.clone());
-        let packed = matrix::linear(&normalised, &inputs.qkv);
+        let packed = matrix::linear(&normalised, &inputs.qkv, precision);
         rotary::rotate(&packed, &dense(inputs.rotary.clone()), settings, 1.0);
         let (mixed, log_sums) =
             attention::forward(&packed, &from, settings.sequence, settings.heads);
-        let out = matrix::add(matrix::linear(&mixed, &inputs.output), x);
+        let out = matrix::add(matrix::linear(&mixed, &inputs.output, precision), x);
         let saved = AttentionSaved {
             packed,
             mixed,
@@ -78,9 +79,10 @@ impl FusedKernels for CubeBackend {
         saved: AttentionSaved<Self>,
         settings: LayerSettings,
     ) -> [FloatTensor<Self>; 4] {
+        let precision = settings.numerics.precision;
         let (dy, x, gain) = (dense(dy), dense(inputs.x), dense(inputs.gain));
-        let dmixed = matrix::linear_input_gradient(&dy, &inputs.output);
-        let doutput = matrix::linear_weight_gradient(&dy, &saved.mixed);
+        let dmixed = matrix::linear_input_gradient(&dy, &inputs.output, precision);
+        let doutput = matrix::linear_weight_gradient(&dy, &saved.mixed, precision);
         let dpacked = attention::backward(
             &dmixed,
             &saved.mixed,
@@ -92,8 +94,8 @@ impl FusedKernels for CubeBackend {
         );
         rotary::rotate(&dpacked, &dense(inputs.rotary), settings, -1.0);
         let normalised = norm::forward(&x, &gain, settings.numerics.eps);
-        let dqkv = matrix::linear_weight_gradient(&dpacked, &normalised);
-        let dnormalised = matrix::linear_input_gradient(&dpacked, &inputs.qkv);
+        let dqkv = matrix::linear_weight_gradient(&dpacked, &normalised, precision);
+        let dnormalised = matrix::linear_input_gradient(&dpacked, &inputs.qkv, precision);
         // `dy` also bypasses the block.
         let [dx, dgain] = norm::backward(Some(&dy), &dnormalised, &x, &gain, settings.numerics.eps);
         [dx, dgain, dqkv, doutput]
@@ -101,13 +103,13 @@ impl FusedKernels for CubeBackend {
 
     fn mlp_forward(
         inputs: &MlpInputs<Self>,
-        Numerics { eps, .. }: Numerics,
+        Numerics { eps, precision }: Numerics,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let x = dense(inputs.x.clone());
         let normalised = norm::forward(&x, &dense(inputs.gain.clone()), eps);
-        let projected = matrix::linear(&normalised, &inputs.gate_up);
+        let projected = matrix::linear(&normalised, &inputs.gate_up, precision);
         let hidden = swiglu::forward(&projected);
-        let out = matrix::add(matrix::linear(&hidden, &inputs.down), x);
+        let out = matrix::add(matrix::linear(&hidden, &inputs.down, precision), x);
         (out, projected)
     }
 
@@ -115,15 +117,15 @@ impl FusedKernels for CubeBackend {
         dy: FloatTensor<Self>,
         inputs: MlpInputs<Self>,
         gate_up: FloatTensor<Self>,
-        Numerics { eps, .. }: Numerics,
+        Numerics { eps, precision }: Numerics,
     ) -> [FloatTensor<Self>; 4] {
         let (dy, x, gain) = (dense(dy), dense(inputs.x), dense(inputs.gain));
-        let dhidden = matrix::linear_input_gradient(&dy, &inputs.down);
+        let dhidden = matrix::linear_input_gradient(&dy, &inputs.down, precision);
         let [dprojected, hidden] = swiglu::backward(&dhidden, &gate_up);
-        let ddown = matrix::linear_weight_gradient(&dy, &hidden);
+        let ddown = matrix::linear_weight_gradient(&dy, &hidden, precision);
         let normalised = norm::forward(&x, &gain, eps);
-        let dweight = matrix::linear_weight_gradient(&dprojected, &normalised);
-        let dnormalised = matrix::linear_input_gradient(&dprojected, &inputs.gate_up);
+        let dweight = matrix::linear_weight_gradient(&dprojected, &normalised, precision);
+        let dnormalised = matrix::linear_input_gradient(&dprojected, &inputs.gate_up, precision);
         let [dx, dgain] = norm::backward(Some(&dy), &dnormalised, &x, &gain, eps);
         [dx, dgain, dweight, ddown]
     }
@@ -131,22 +133,27 @@ impl FusedKernels for CubeBackend {
     fn head_losses(
         inputs: &HeadInputs<Self>,
         targets: IntTensor<Self>,
-        Numerics { eps, .. }: Numerics,
+        Numerics { eps, precision }: Numerics,
     ) -> FloatTensor<Self> {
         let (x, gain) = (dense(inputs.x.clone()), dense(inputs.gain.clone()));
         let normalised = norm::forward(&x, &gain, eps);
-        loss::token_losses(&normalised, &dense(inputs.weight.clone()), &dense(targets))
+        let (weight, targets) = (dense(inputs.weight.clone()), dense(targets));
+        loss::token_losses(&normalised, &weight, &targets, precision)
     }
 
     fn head_gradients(
         inputs: HeadInputs<Self>,
         targets: IntTensor<Self>,
-        Numerics { eps, .. }: Numerics,
+        Numerics { eps, precision }: Numerics,
     ) -> (FloatTensor<Self>, [FloatTensor<Self>; 3]) {
         let (x, gain) = (dense(inputs.x), dense(inputs.gain));
         let normalised = norm::forward(&x, &gain, eps);
-        let [losses, dnormalised, dweight] =
-            loss::losses_and_gradients(&normalised, &dense(inputs.weight), &dense(targets));
+        let [losses, dnormalised, dweight] = loss::losses_and_gradients(
+            &normalised,
+            &dense(inputs.weight),
+            &dense(targets),
+            precision,
+        );
         let [dx, dgain] = norm::backward(None, &dnormalised, &x, &gain, eps);
         (reduce::mean(&losses), [dx, dgain, dweight])
     }

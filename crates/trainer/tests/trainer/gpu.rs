@@ -8,7 +8,7 @@ use opengpu_trainer::device::{Chosen, Wish, choose};
 use opengpu_trainer::{Compute, InnerLoop, Llama, Pair};
 use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
 
-use crate::operations::{assert_close, configs, tokens, weights};
+use crate::operations::{assert_close, compare_precisions, configs, tokens, weights};
 
 /// The first GPU; a test without one fails with what to install.
 fn gpu() -> Chosen {
@@ -123,6 +123,19 @@ fn the_same_step_gives_the_same_bytes_twice() {
         (loss.to_bits(), gradient)
     };
     assert_eq!(bits(), bits());
+}
+
+#[test]
+fn bfloat16_on_the_gpu_is_float32_but_for_rounding() {
+    let gpu = gpu();
+    if !gpu.bfloat16 {
+        eprintln!("not tested: {} has no bfloat16", gpu.name);
+        return;
+    }
+    compare_precisions(&Compute {
+        device: gpu.device,
+        ..Compute::float32()
+    });
 }
 
 /// One step with an optimiser on both.

@@ -8,8 +8,8 @@ use crate::kernels::buffer::Buffer;
 /// Columns of a kernel's result, and of a packed panel of the right factor.
 pub const COLUMNS: usize = 32;
 
-/// Words of the inner dimension in a packed panel, at most: with 16 rows 16 KiB, half of
-/// the first cache.
+/// Words of the inner dimension in a packed panel, at most: 16 KiB with 16 rows, 32 with
+/// 32: half of the first cache of the processors that have either.
 const INNER_WORDS: usize = 256;
 /// Words of the right factor that are packed at a time: half a MiB, a part of the second
 /// cache.

@@ -68,6 +68,14 @@ impl Instructions {
         }
     }
 
+    /// Rows of a result that are computed at a time.
+    pub fn rows(self) -> usize {
+        match self {
+            Self::Avx512 | Self::Avx512Bfloat16 => 8,
+            Self::AmxBfloat16 => 32,
+        }
+    }
+
     /// Those that [`run`] uses here, if this processor has any.
     pub fn of(precision: Precision) -> Option<Self> {
         #[cfg(target_arch = "x86_64")]

@@ -11,6 +11,7 @@ use cubecl::prelude::*;
 use super::buffer::{UNITS, argument, element, empty, empty_f32, grid, rows, shape, workgroup};
 use super::matrix;
 use super::reduce::{largest, sum};
+use crate::kernels::precision::Precision;
 
 /// Logits held at a time, about: 128 MiB of float32.
 const SLICE: usize = 1 << 25;
@@ -108,11 +109,16 @@ fn slices(positions: usize, vocabulary: usize) -> impl Iterator<Item = (usize, u
 
 /// Losses `[N]` of dense `x[N, C]` against dense `targets[N]`, in nats, under dense
 /// `weight[V, C]`.
-pub fn token_losses(x: &CubeTensor, weight: &CubeTensor, targets: &CubeTensor) -> CubeTensor {
+pub fn token_losses(
+    x: &CubeTensor,
+    weight: &CubeTensor,
+    targets: &CubeTensor,
+    precision: Precision,
+) -> CubeTensor {
     let ([positions, _], [vocabulary, _]) = (shape(x), shape(weight));
     let losses = empty_f32(x, [positions]);
     for (first, count) in slices(positions, vocabulary) {
-        let logits = matrix::linear(&rows(x, first, count), weight);
+        let logits = matrix::linear(&rows(x, first, count), weight, precision);
         row_losses(&logits, targets, &losses, first, None);
     }
     losses
@@ -123,6 +129,7 @@ pub fn losses_and_gradients(
     x: &CubeTensor,
     weight: &CubeTensor,
     targets: &CubeTensor,
+    precision: Precision,
 ) -> [CubeTensor; 3] {
     let ([positions, width], [vocabulary, _]) = (shape(x), shape(weight));
     let (losses, dx) = (empty_f32(x, [positions]), empty(x, [positions, width]));
@@ -130,10 +137,10 @@ pub fn losses_and_gradients(
     let mut dweight: Option<CubeTensor> = None;
     for (first, count) in slices(positions, vocabulary) {
         let x = rows(x, first, count);
-        let logits = matrix::linear(&x, weight);
+        let logits = matrix::linear(&x, weight, precision);
         row_losses(&logits, targets, &losses, first, Some(factor));
-        matrix::linear_input_gradient_into(&rows(&dx, first, count), &logits, weight);
-        let part = matrix::linear_weight_gradient(&logits, &x);
+        matrix::linear_input_gradient_into(&rows(&dx, first, count), &logits, weight, precision);
+        let part = matrix::linear_weight_gradient(&logits, &x, precision);
         dweight = Some(match dweight {
             Some(sum) => matrix::add(sum, part),
             None => part,
