@@ -201,7 +201,8 @@ pub const NO_WEIGHTS: Hash = Hash([0; 32]);
 pub enum Activity {
     /// Waiting for an assignment.
     Idle,
-    /// Fetching data, weights or merges, or waiting for its trainer to start.
+    /// Fetching data, weights or merges, or waiting for its trainer: to start, to try a GPU, to
+    /// compile kernels.
     Preparing {
         /// For a person.
         what: String,
