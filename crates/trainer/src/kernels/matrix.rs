@@ -1,8 +1,7 @@
 //! Matrix products on strided views, spread over the threads of the current rayon pool.
 //!
 //! The inner dimension is never split between threads, so a result does not depend on
-//! their number. Products run on the kernels of [`super::product`] where the processor has
-//! them, and on the `gemm` crate (in float32) elsewhere.
+//! their number.
 
 use std::marker::PhantomData;
 
@@ -155,25 +154,20 @@ const WORTH_A_THREAD: usize = 1 << 20;
 
 /// `out = a · b` or `out += a · b` on all threads; `out` is row-major and dense.
 pub fn multiply(out: &mut [f32], mode: Into, a: Matrix, b: Matrix, precision: Precision) {
+    multiply_with(Instructions::of(precision), out, mode, a, b);
+}
+
+fn multiply_with(with: Instructions, out: &mut [f32], mode: Into, a: Matrix, b: Matrix) {
     let (rows, columns) = (a.rows, b.columns);
-    let Some(instructions) = Instructions::of(precision) else {
-        // How `gemm` adds up depends on the number of rows, so parts are of one size.
-        return for_tasks(out, ROWS_PER_TASK * columns.max(1), |part, out| {
-            let count = out.len() / columns;
-            let a = a.rows(part * ROWS_PER_TASK, count);
-            let out = MatrixMut::new(out, count, columns);
-            multiply_here(out, mode, a, b, precision);
-        });
-    };
     let out = MatrixMut::new(out, rows, columns);
     let most = rows * columns * a.columns / WORTH_A_THREAD;
     let threads = rayon::current_num_threads().min(most.max(1));
     if threads == 1 {
-        return multiply_here(out, mode, a, b, precision);
+        return multiply_here_with(with, out, mode, a, b);
     }
     let (tall, wide) = cut(rows, columns, threads);
     let (height, width) = (
-        rows.div_ceil(tall).next_multiple_of(instructions.rows()),
+        rows.div_ceil(tall).next_multiple_of(with.rows()),
         columns.div_ceil(wide).next_multiple_of(32),
     );
     (0..tall * wide).into_par_iter().for_each(|part| {
@@ -188,7 +182,7 @@ pub fn multiply(out: &mut [f32], mode: Into, a: Matrix, b: Matrix, precision: Pr
         // SAFETY: these parts tile the result.
         let out = unsafe { out.part((row, height), (column, width)) };
         let (a, b) = (a.rows(row, height), b.columns(column, width));
-        multiply_here(out, mode, a, b, precision);
+        multiply_here_with(with, out, mode, a, b);
     });
 }
 
@@ -206,6 +200,10 @@ fn cut(rows: usize, columns: usize, threads: usize) -> (usize, usize) {
 
 /// The same on the calling thread.
 pub fn multiply_here(out: MatrixMut, mode: Into, a: Matrix, b: Matrix, precision: Precision) {
+    multiply_here_with(Instructions::of(precision), out, mode, a, b);
+}
+
+fn multiply_here_with(with: Instructions, out: MatrixMut, mode: Into, a: Matrix, b: Matrix) {
     assert_eq!(a.columns, b.rows, "a product's inner sizes differ");
     let sizes = Sizes {
         rows: a.rows,
@@ -241,42 +239,9 @@ pub fn multiply_here(out: MatrixMut, mode: Into, a: Matrix, b: Matrix, precision
         inner_stride: b.row_stride,
     };
     // SAFETY: views were checked to lie inside their slices when they were made, and the
-    // result is borrowed mutably, so it overlaps neither.
+    // result is borrowed mutably, so it overlaps neither; the processor was asked.
     unsafe {
-        if !product::run(precision, target, left, right, sizes) {
-            elsewhere(target, left, right, sizes);
-        }
-    }
-}
-
-/// The product on any processor.
-///
-/// # Safety
-/// As for [`product::run`].
-unsafe fn elsewhere(target: Target, left: Factor, right: Factor, sizes: Sizes) {
-    // SAFETY: the caller vouches for the memory.
-    unsafe {
-        gemm::gemm(
-            sizes.rows,
-            sizes.columns,
-            sizes.inner,
-            target.data,
-            1,
-            target.row_stride as isize,
-            target.add,
-            left.data,
-            left.inner_stride as isize,
-            left.lane_stride as isize,
-            right.data,
-            right.lane_stride as isize,
-            right.inner_stride as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
+        product::run(with, target, left, right, sizes);
     }
 }
 
@@ -313,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn products_agree_with_the_definition_in_all_layouts_precisions_and_thread_counts() {
+    fn products_agree_with_the_definition_with_all_instructions_layouts_and_thread_counts() {
         let shapes = [
             (1, 1, 1),
             (3, 5, 7),
@@ -336,8 +301,11 @@ mod tests {
                     }
                 }
             }
-            for (precision, tolerance) in [(Precision::Float32, 1e-6), (Precision::Bfloat16, 8e-3)]
-            {
+            for with in Instructions::here() {
+                let tolerance = match with.precision() {
+                    Precision::Float32 => 1e-6,
+                    Precision::Bfloat16 => 8e-3,
+                };
                 let mut results = Vec::new();
                 for threads in [1, 3, 4] {
                     let pool = rayon::ThreadPoolBuilder::new()
@@ -356,18 +324,19 @@ mod tests {
                         [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(l, r)| (left[l], right[r]))
                     {
                         let mut out = vec![0.5; rows * columns];
-                        pool.install(|| multiply(&mut out, Into::Add, left, right, precision));
+                        pool.install(|| multiply_with(with, &mut out, Into::Add, left, right));
                         for (got, (exact, size)) in out.iter().zip(&exact) {
                             let error = (f64::from(*got) - exact).abs();
-                            assert!(error < tolerance * size.max(1.0), "{got} {exact} {size}");
+                            assert!(
+                                error < tolerance * size.max(1.0),
+                                "{with:?}: {got} {exact} {size}"
+                            );
                         }
                         results.push(out);
                     }
                 }
-                assert!(
-                    results.windows(2).all(|pair| pair[0] == pair[1]),
-                    "{precision:?}"
-                );
+                let same = results.windows(2).all(|pair| pair[0] == pair[1]);
+                assert!(same, "{with:?}");
             }
         }
     }

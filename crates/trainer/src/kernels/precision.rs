@@ -43,19 +43,10 @@ impl Precision {
 
 /// Whether products of bfloat16 run natively here.
 pub fn has_bfloat16() -> bool {
-    Instructions::of(Precision::Bfloat16).is_some()
+    Instructions::of(Precision::Bfloat16).precision() == Precision::Bfloat16
 }
 
-/// The instruction set that decides how products of `precision` round.
+/// The instructions that decide how products of `precision` round.
 pub fn instruction_set(precision: Precision) -> &'static str {
-    if let Some(instructions) = Instructions::of(precision) {
-        return instructions.name();
-    }
-    #[cfg(target_arch = "x86_64")]
-    {
-        if std::arch::is_x86_feature_detected!("fma") {
-            return "fma";
-        }
-    }
-    "base"
+    Instructions::of(precision).name()
 }

@@ -1,6 +1,6 @@
-//! Matrix products on AVX-512, in float32 and in bfloat16, and on AMX in bfloat16: packed
-//! panels and a kernel that keeps a block of sums in registers, in the manner of Goto and van
-//! de Geijn (2008).
+//! Matrix products in float32 on whatever vectors a processor has, and in bfloat16 on AVX-512
+//! and AMX: packed panels and a kernel that keeps a block of sums in registers, in the manner of
+//! Goto and van de Geijn (2008).
 //!
 //! Blocks along the inner dimension depend on its length alone, and each is added in
 //! order, so a result depends neither on the threads nor on where its matrix was cut.
@@ -11,12 +11,13 @@ mod amx;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bfloat16;
-#[cfg(target_arch = "x86_64")]
 mod blocked;
 #[cfg(target_arch = "x86_64")]
 mod float32;
+mod portable;
 
 use super::precision::Precision;
+use blocked::Kernel;
 
 /// One factor: `lanes` (rows of the left factor, columns of the right one) by the inner
 /// dimension, with the distance between neighbours in each; one of the two is 1.
@@ -45,84 +46,128 @@ pub struct Sizes {
 
 /// Instructions that products are computed with. How sums round depends on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(target_arch = "x86_64"),
-    allow(dead_code, reason = "other processors have none of them yet")
-)]
 pub enum Instructions {
-    /// float32 on vectors.
+    /// float32 on what every processor of the architecture has.
+    Portable,
+    /// float32 on vectors of eight with fused multiply-adds.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// float32 on vectors of sixteen.
+    #[cfg(target_arch = "x86_64")]
     Avx512,
     /// bfloat16 on vectors.
+    #[cfg(target_arch = "x86_64")]
     Avx512Bfloat16,
     /// bfloat16 on tiles.
+    #[cfg(target_arch = "x86_64")]
     AmxBfloat16,
 }
 
 impl Instructions {
+    /// Those that [`run`] uses here; of float32 where there are none of bfloat16.
+    pub fn of(precision: Precision) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx512f") && has!("avx512bw") {
+                return match precision {
+                    Precision::Bfloat16 if amx::works() => Self::AmxBfloat16,
+                    Precision::Bfloat16 if has!("avx512bf16") => Self::Avx512Bfloat16,
+                    _ => Self::Avx512,
+                };
+            }
+            if has!("avx2") && has!("fma") {
+                return Self::Avx2;
+            }
+        }
+        let _ = precision;
+        Self::Portable
+    }
+
+    /// All that this processor has.
+    #[cfg(test)]
+    pub fn here() -> Vec<Self> {
+        let mut here = vec![Self::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            let wide = has!("avx512f") && has!("avx512bw");
+            here.extend((has!("avx2") && has!("fma")).then_some(Self::Avx2));
+            here.extend(wide.then_some(Self::Avx512));
+            here.extend((wide && has!("avx512bf16")).then_some(Self::Avx512Bfloat16));
+            here.extend(amx::works().then_some(Self::AmxBfloat16));
+        }
+        here
+    }
+
     /// For numerics classes.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Portable if cfg!(target_arch = "aarch64") => "neon",
+            Self::Portable => "base",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Bfloat16 => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
             Self::AmxBfloat16 => "amx-bf16",
+        }
+    }
+
+    /// The numbers that they multiply.
+    pub fn precision(self) -> Precision {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bfloat16 | Self::AmxBfloat16 => Precision::Bfloat16,
+            _ => Precision::Float32,
         }
     }
 
     /// Rows of a result that are computed at a time.
     pub fn rows(self) -> usize {
         match self {
-            Self::Avx512 | Self::Avx512Bfloat16 => 8,
-            Self::AmxBfloat16 => 32,
-        }
-    }
-
-    /// Those that [`run`] uses here, if this processor has any.
-    pub fn of(precision: Precision) -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            let base = has!("avx512f") && has!("avx512bw");
-            match precision {
-                _ if !base => None,
-                Precision::Float32 => Some(Self::Avx512),
-                Precision::Bfloat16 if amx::works() => Some(Self::AmxBfloat16),
-                Precision::Bfloat16 => has!("avx512bf16").then_some(Self::Avx512Bfloat16),
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            let _ = precision;
-            None
+            Self::Portable => portable::Portable::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => portable::Avx2::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => float32::Float32::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bfloat16 => bfloat16::Bfloat16::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxBfloat16 => amx::AmxBfloat16::ROWS,
         }
     }
 }
 
-/// Computes a product on the calling thread; false, and nothing done, where
-/// [`Instructions::of`] has none.
+/// Computes a product on the calling thread.
 ///
 /// # Safety
-/// Factors and target must cover `sizes`; the target must overlap neither factor.
+/// Factors and target must cover `sizes`; the target must overlap neither factor; the processor
+/// must have the instructions.
 pub unsafe fn run(
-    precision: Precision,
+    instructions: Instructions,
     target: Target,
     left: Factor,
     right: Factor,
     sizes: Sizes,
-) -> bool {
-    let Some(instructions) = Instructions::of(precision) else {
-        return false;
-    };
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the caller vouches for the memory, and the processor was just asked.
+) {
+    use blocked::product;
+    // SAFETY: the caller vouches for memory and instructions.
     unsafe {
-        use Instructions::{AmxBfloat16, Avx512, Avx512Bfloat16};
         match instructions {
-            Avx512 => blocked::product::<float32::Float32>(target, left, right, sizes),
-            Avx512Bfloat16 => blocked::product::<bfloat16::Bfloat16>(target, left, right, sizes),
-            AmxBfloat16 => blocked::product::<amx::AmxBfloat16>(target, left, right, sizes),
+            Instructions::Portable => product::<portable::Portable>(target, left, right, sizes),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => product::<portable::Avx2>(target, left, right, sizes),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => product::<float32::Float32>(target, left, right, sizes),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512Bfloat16 => {
+                product::<bfloat16::Bfloat16>(target, left, right, sizes);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Instructions::AmxBfloat16 => product::<amx::AmxBfloat16>(target, left, right, sizes),
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (instructions, target, left, right, sizes);
-    true
 }
