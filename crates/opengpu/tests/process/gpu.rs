@@ -17,7 +17,7 @@ async fn gpu_and_processor_train_one_run_to_the_same_weights() {
     let events = invariants::whole_log(&cluster.client(), run).await;
     invariants::check(&events, &view);
     for worker in &view.workers {
-        assert!(worker.accepted >= 3, "{worker:#?}");
+        assert!(worker.accepted >= 1, "{worker:#?}");
     }
     let devices: Vec<_> = view.workers.iter().map(|worker| &worker.device).collect();
     let on_gpu = devices.iter().filter(|name| !name.starts_with("CPU"));
