@@ -64,40 +64,55 @@ pub enum Instructions {
 }
 
 impl Instructions {
-    /// Those that [`run`] uses here; of float32 where there are none of bfloat16.
-    pub fn of(precision: Precision) -> Self {
+    /// All that this program knows, best first.
+    const ALL: &[Self] = &[
         #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            if has!("avx512f") && has!("avx512bw") {
-                return match precision {
-                    Precision::Bfloat16 if amx::works() => Self::AmxBfloat16,
-                    Precision::Bfloat16 if has!("avx512bf16") => Self::Avx512Bfloat16,
-                    _ => Self::Avx512,
-                };
-            }
-            if has!("avx2") && has!("fma") {
-                return Self::Avx2;
-            }
-        }
-        let _ = precision;
-        Self::Portable
+        Self::AmxBfloat16,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Bfloat16,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        Self::Portable,
+    ];
+
+    /// The best that [`run`] can use here; of float32 where there are none of bfloat16.
+    pub fn of(precision: Precision) -> Self {
+        let fits = |with: &&Self| {
+            (with.precision() == precision || with.precision() == Precision::Float32)
+                && with.is_here()
+        };
+        Self::ALL
+            .iter()
+            .find(fits)
+            .copied()
+            .unwrap_or(Self::Portable)
     }
 
     /// All that this processor has.
     #[cfg(test)]
-    pub fn here() -> Vec<Self> {
-        let mut here = vec![Self::Portable];
+    pub fn here() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|with| with.is_here())
+    }
+
+    /// Whether this processor has them.
+    fn is_here(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            let wide = has!("avx512f") && has!("avx512bw");
-            here.extend((has!("avx2") && has!("fma")).then_some(Self::Avx2));
-            here.extend(wide.then_some(Self::Avx512));
-            here.extend((wide && has!("avx512bf16")).then_some(Self::Avx512Bfloat16));
-            here.extend(amx::works().then_some(Self::AmxBfloat16));
+        use std::arch::is_x86_feature_detected as has;
+        #[cfg(target_arch = "x86_64")]
+        let wide = || has!("avx512f") && has!("avx512bw");
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => has!("avx2") && has!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => wide(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bfloat16 => wide() && has!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxBfloat16 => wide() && amx::works(),
         }
-        here
     }
 
     /// For numerics classes.
