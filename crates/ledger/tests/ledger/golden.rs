@@ -1,0 +1,140 @@
+//! Vectors of others, and ledgers of earlier versions of this program.
+//!
+//! Files under `tests/golden` are never rewritten: a change that refuses one of them, or
+//! reads other sums from it, would break every receipt that was given out. To write the first
+//! ones of a new form (and only then): `OPENGPU_WRITE_GOLDEN=ledger-2 cargo test --release
+//! -p opengpu-ledger golden`.
+
+use std::path::PathBuf;
+
+use opengpu_ledger::tree::{Frontier, TreeHash, leaf_hash};
+use opengpu_ledger::{
+    ExportCheck, Head, HeadError, NoteError, Receipt, VerifierKey, verify_export,
+};
+
+use crate::values::{Ledger, story, verifier_key};
+
+fn from_hexadecimal(text: &str) -> Vec<u8> {
+    let pairs = text.as_bytes().chunks(2);
+    let pairs = pairs.map(|pair| std::str::from_utf8(pair).unwrap());
+    pairs
+        .map(|pair| u8::from_str_radix(pair, 16).unwrap())
+        .collect()
+}
+
+/// The sample leaves of certificate transparency's reference implementations, and the root
+/// after each of them.
+const REFERENCE: [(&str, &str); 8] = [
+    (
+        "",
+        "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    ),
+    (
+        "00",
+        "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    ),
+    (
+        "10",
+        "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+    ),
+    (
+        "2021",
+        "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    ),
+    (
+        "3031",
+        "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+    ),
+    (
+        "40414243",
+        "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+    ),
+    (
+        "5051525354555657",
+        "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+    ),
+    (
+        "606162636465666768696a6b6c6d6e6f",
+        "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+    ),
+];
+
+#[test]
+fn the_reference_leaves_have_the_reference_roots() {
+    let mut frontier = Frontier::new();
+    for (leaf, root) in REFERENCE {
+        frontier.append(leaf_hash(&from_hexadecimal(leaf)));
+        let root = from_hexadecimal(root).try_into().unwrap();
+        assert_eq!(frontier.root(), TreeHash(root));
+    }
+}
+
+#[test]
+fn the_example_of_the_note_specification_is_signed_by_its_key() {
+    let text = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k";
+    let key: VerifierKey = text.parse().unwrap();
+    assert_eq!(key.to_string(), text);
+    let note = "This is an example message.\n\n— example.com/foo Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=\n";
+    // The signature is right, so what is missing is only a name, a size and a root.
+    assert_eq!(Head::open(note.as_bytes(), &key), Err(HeadError::Form));
+    let changed = note.replace("example message", "exomple message");
+    let origin = key.origin().clone();
+    assert_eq!(
+        Head::open(changed.as_bytes(), &key),
+        Err(HeadError::Note(NoteError::BadSignature { origin }))
+    );
+}
+
+fn path(name: &str, ending: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    folder.join(format!("{name}.{ending}"))
+}
+
+fn write(name: &str) {
+    let ledger = Ledger::of(story());
+    let put = |ending: &str, text: &str| {
+        let path = path(name, ending);
+        assert!(
+            !path.exists(),
+            "{path:?} is there; golden files stay as they are"
+        );
+        std::fs::write(path, text).unwrap();
+    };
+    let size = ledger.lines.len() as u64;
+    put("key", &format!("{}\n", verifier_key()));
+    put("jsonl", &ledger.export(size));
+    put("head", &ledger.signed(size));
+    put("older-head", &ledger.signed(5));
+    put("tlog-proof", &ledger.receipt(2, size).to_string());
+}
+
+#[test]
+fn ledgers_of_earlier_versions_hold() {
+    if let Ok(name) = std::env::var("OPENGPU_WRITE_GOLDEN") {
+        write(&name);
+    }
+    let read = |ending: &str| std::fs::read(path("ledger-1", ending)).unwrap();
+    let key = String::from_utf8(read("key")).unwrap();
+    let key: VerifierKey = key.trim_end().parse().unwrap();
+    let check = ExportCheck::new(&key, &read("head"), &[&read("older-head")]).unwrap();
+    let verified = verify_export(check, read("jsonl").as_slice()).unwrap();
+    let run = verified.sums.run();
+    assert_eq!((run.tokens, run.megaflops), (81_933, 12_288_013));
+    assert_eq!((run.accepted, run.rejected, run.corrections), (6, 2, 1));
+    assert_eq!((run.audits_passed, run.audits_failed), (1, 1));
+
+    let receipt = Receipt::parse(&read("tlog-proof")).unwrap();
+    let receipted = receipt.verify(&key).unwrap();
+    assert_eq!(receipted.entry, story()[2]);
+    assert_eq!(receipted.head, verified.head);
+}
+
+#[test]
+fn todays_ledger_is_written_as_in_the_newest_golden_file() {
+    let ledger = Ledger::of(story());
+    let size = ledger.lines.len() as u64;
+    let golden = |ending: &str| std::fs::read_to_string(path("ledger-1", ending)).unwrap();
+    assert_eq!(ledger.export(size), golden("jsonl"));
+    assert_eq!(ledger.signed(size), golden("head"));
+    assert_eq!(ledger.receipt(2, size).to_string(), golden("tlog-proof"));
+}
