@@ -1,5 +1,7 @@
 //! The bundled corpus, tokenised for an experiment, and the model it is learned by.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use opengpu_dataset::{Options, PreparedPart, TokenStream, blocks_per_epoch};
 use opengpu_trainer::{Compute, Signals, evaluate, open_tokens};
@@ -21,6 +23,8 @@ pub struct Data {
     pub model: ModelConfig,
     /// What is trained on.
     pub training: TokenFiles,
+    /// The same with every token replaced by another: what a data poisoner trains on.
+    poisoned: TokenFiles,
     /// What losses are measured on.
     pub held_out: TokenFiles,
     _folder: tempfile::TempDir,
@@ -65,9 +69,12 @@ impl Data {
             tokens: part.tokens,
             text_bytes: part.text_bytes,
         };
+        let training = files(&prepared.training);
+        let poisoned = poison(&training, vocabulary, folder.path())?;
         Ok(Self {
             model,
-            training: files(&prepared.training),
+            training,
+            poisoned,
             held_out: files(&prepared.held_out),
             _folder: folder,
         })
@@ -76,6 +83,11 @@ impl Data {
     /// The training tokens, opened.
     pub fn training(&self) -> Result<TokenStream> {
         Ok(open_tokens(&self.training, self.model.vocab_size)?)
+    }
+
+    /// The poisoned training tokens, opened.
+    pub fn poisoned(&self) -> Result<TokenStream> {
+        Ok(open_tokens(&self.poisoned, self.model.vocab_size)?)
     }
 
     /// Blocks of `batch` sequences in an epoch.
@@ -102,4 +114,27 @@ impl Data {
         )?;
         Ok(evaluated.nats_per_token)
     }
+}
+
+/// Copies token files with each token replaced by its mirror image in the vocabulary.
+fn poison(training: &TokenFiles, vocabulary: usize, folder: &Path) -> Result<TokenFiles> {
+    ensure!(
+        training.token_bytes == 2,
+        "a token has 2 bytes in so small a vocabulary"
+    );
+    let mut files = Vec::new();
+    for (number, file) in training.files.iter().enumerate() {
+        let mut bytes = std::fs::read(file)?;
+        for token in bytes.as_chunks_mut::<2>().0 {
+            let mirrored = vocabulary as u16 - 1 - u16::from_le_bytes(*token);
+            *token = mirrored.to_le_bytes();
+        }
+        let path = folder.join(format!("poisoned-{number}"));
+        std::fs::write(&path, bytes)?;
+        files.push(path);
+    }
+    Ok(TokenFiles {
+        files,
+        ..training.clone()
+    })
 }

@@ -1,18 +1,20 @@
 //! A fleet of equal workers that train in rounds, in one thread.
 
 use anyhow::{Context, Result, bail};
-use opengpu_merge::{Layout, OuterSettings, OuterState, Weighted, feedback, merge_round};
-use opengpu_protocol::SyncSettings;
+use opengpu_dataset::TokenStream;
+use opengpu_merge::{Layout, OuterState, Weighted, feedback, merge_round};
+use opengpu_protocol::{Aggregator, SyncSettings, TrustSettings, outer_settings};
 use opengpu_rounds::{
-    AssignmentId, FeedbackId, Fleet, Hash, Input, NodeId, RoundSettings, Run, WorkerId,
-    WorkerSight, weight,
+    FeedbackId, Fleet, Hash, Input, NodeId, Regard, RoundSettings, Run, WorkerId, WorkerSight,
+    weight,
 };
 use opengpu_trainer::{InnerLoop, Signals, fresh_weights};
 use opengpu_trainer_protocol::{InnerSettings, TrainRequest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::Data;
+use crate::attack::Attack;
+use crate::{Data, Hostile};
 
 /// Length of a simulated round, in milliseconds of a clock that nothing waits for.
 const ROUND_MS: u64 = 60_000;
@@ -30,6 +32,12 @@ pub struct Federated {
     /// way (start from the global weights), 1 keeps all of it.
     #[serde(default)]
     pub keep_unsent: f32,
+    /// How far workers are trusted; None: the plain mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<TrustSettings>,
+    /// Workers that do something else than they should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostile: Option<Hostile>,
 }
 
 /// What a setting gave.
@@ -45,11 +53,30 @@ pub struct Figures {
     pub rounds: u64,
     /// Tokens trained on.
     pub tokens: u64,
+    /// How the updates counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Counted>,
+}
+
+/// How updates counted in their merges, in parts of their weight.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Counted {
+    /// Mean over those of honest workers.
+    pub honest: f64,
+    /// Part of them that counted less than half of their weight.
+    pub wronged: f64,
+    /// Mean over those of hostile workers.
+    pub hostile: f64,
 }
 
 struct Worker {
     inner: InnerLoop,
     feedback: Vec<f32>,
+    /// What it does, if it is hostile.
+    attack: Option<Attack>,
+    /// What it made this round and the round before.
+    progress: Vec<f32>,
+    before: Vec<f32>,
 }
 
 impl Federated {
@@ -63,75 +90,54 @@ impl Federated {
         seed: u64,
     ) -> Result<Figures> {
         let layout = Layout::new(data.model.tensors().iter().map(|tensor| tensor.len()));
-        let outer = OuterSettings::from(&self.sync);
+        let mean = TrustSettings {
+            aggregator: Aggregator::Mean,
+            ..TrustSettings::default()
+        };
+        let outer = outer_settings(&self.sync, self.trust.as_ref().unwrap_or(&mean));
         let mut weights = fresh_weights(&data.model, seed);
         let mut state = OuterState::new(&layout, &outer);
-        let mut tokens = data.training()?;
+        let (mut tokens, mut poisoned) = (data.training()?, data.poisoned()?);
         let blocks_per_epoch = data.blocks(inner.batch_sequences);
         let mut clock = 0;
         let (mut run, mut fleet) = self.form(workers, blocks_per_epoch, &mut clock)?;
+        let first_hostile = workers - self.hostile.map_or(0, |hostile| hostile.workers);
         let mut workers: BTreeMap<WorkerId, Worker> = (1..=workers)
             .map(|id| {
+                let hostile = self.hostile.filter(|_| id > first_hostile);
                 let worker = Worker {
                     inner: InnerLoop::new(&data.model, inner),
                     feedback: vec![0.0; layout.len()],
+                    attack: hostile.map(|hostile| hostile.attack),
+                    progress: vec![0.0; layout.len()],
+                    before: vec![0.0; layout.len()],
                 };
                 (WorkerId(id), worker)
             })
             .collect();
         let (mut up, mut down, mut updates, mut tokens_trained) = (0u64, 0u64, 0u64, 0u64);
+        let mut counts = Counts::default();
         while run.revision().number < self.rounds {
-            let mut payloads: BTreeMap<AssignmentId, Vec<u8>> = BTreeMap::new();
+            let round = run.round();
             for (&id, worker) in &mut workers {
+                let poisons = worker.attack == Some(Attack::PoisonedData);
+                let stream = if poisons { &mut poisoned } else { &mut tokens };
+                let schedule = (inner, blocks_per_epoch, seed);
+                tokens_trained += self.train(&run, id, worker, stream, &weights, schedule)?;
+            }
+            let payloads = self.payloads(&layout, &mut workers, seed ^ round << 32)?;
+            for (&id, payload) in &payloads {
                 let (assignment, lease) = run.assignment_of(id).context("a worker got no work")?;
-                let base = lease.base;
-                let request = TrainRequest {
-                    blocks: lease
-                        .blocks()
-                        .iter()
-                        .map(|range| (range.start, range.end))
-                        .collect(),
-                    blocks_per_epoch,
-                    block_sequences: inner.batch_sequences,
-                    seed,
-                    progress_from: run.progress(base.number),
-                    progress_to: run.progress(base.number + 1),
-                    out: Default::default(),
-                    slowdown: 1.0,
-                };
-                let mut local = weights.clone();
-                for (weight, unsent) in local.iter_mut().zip(&worker.feedback) {
-                    *weight -= self.keep_unsent * unsent;
-                }
-                let (trained, local) = worker.inner.train(
-                    local,
-                    &mut tokens,
-                    &request,
-                    &Signals::default(),
-                    &mut |_| (),
-                )?;
-                tokens_trained += trained.tokens;
-                let payload = feedback::send(
-                    self.sync.up.into(),
-                    &layout,
-                    self.sync.feedback_decay,
-                    &mut worker.feedback,
-                    &weights,
-                    &local,
-                )?;
                 up += payload.len() as u64;
                 updates += 1;
-                let hash = Hash::of(&payload);
-                let bytes = payload.len() as u64;
-                payloads.insert(assignment, payload);
                 let update = Input::Update {
                     assignment,
                     worker: id,
-                    base,
-                    blocks_completed: trained.blocks,
-                    payload: hash,
-                    payload_bytes: bytes,
-                    tokens_per_block: trained.tokens / trained.blocks,
+                    base: lease.base,
+                    blocks_completed: lease.block_count(),
+                    payload: Hash::of(payload),
+                    payload_bytes: payload.len() as u64,
+                    tokens_per_block: tokens_per_block(data, inner),
                     feedback: FeedbackId(id.0),
                 };
                 decide(&mut run, clock, &update, &fleet)?;
@@ -139,12 +145,14 @@ impl Federated {
             let pending = run
                 .pending_merge()
                 .context("all reported, but no merge is due")?;
+            let fresh = |worker: &WorkerId| workers[worker].attack.is_some_and(Attack::is_fresh);
             let weighted: Vec<Weighted> = pending
                 .updates
                 .iter()
                 .map(|update| Weighted {
-                    payload: &payloads[&update.assignment],
+                    payload: &payloads[&update.worker],
                     weight: weight(update),
+                    record: update.record.filter(|_| !fresh(&update.worker)),
                 })
                 .collect();
             let merge = merge_round(&layout, &outer, &weighted, &mut state, &mut weights)?;
@@ -154,11 +162,29 @@ impl Federated {
                     let worker = workers.get_mut(&update.worker).context("unknown worker")?;
                     feedback::restore(
                         &layout,
-                        &payloads[&update.assignment],
+                        &payloads[&update.worker],
                         1.0 - factor,
                         &mut worker.feedback,
                     )?;
                 }
+            }
+            // All have the same weight here.
+            let all = pending.updates.len() as f32;
+            let regards: Vec<Regard> = merge
+                .regards
+                .iter()
+                .map(|found| Regard {
+                    counted: found.share * all,
+                    agreement: found.agreement,
+                    record: found.record,
+                    needed: found.needed,
+                    twin: found
+                        .twin
+                        .map(|(other, _)| pending.updates[other].assignment),
+                })
+                .collect();
+            for (update, regard) in pending.updates.iter().zip(&regards) {
+                counts.add(workers[&update.worker].attack.is_some(), regard);
             }
             let done = Input::MergeDone {
                 round: pending.round,
@@ -166,6 +192,7 @@ impl Federated {
                 merge_bytes: merge.bytes.len() as u64,
                 digest: Hash(merge.digest),
                 factors: merge.factors,
+                regards,
             };
             clock += ROUND_MS / 2;
             decide(&mut run, clock, &done, &fleet)?;
@@ -179,7 +206,91 @@ impl Federated {
             down: down as f64 / parameters / self.rounds as f64,
             rounds: run.revision().number,
             tokens: tokens_trained,
+            counted: (self.trust.is_some() || self.hostile.is_some()).then(|| counts.parts()),
         })
+    }
+
+    /// Has a worker train its assignment and notes its progress. Returns the tokens trained.
+    fn train(
+        &self,
+        run: &Run,
+        id: WorkerId,
+        worker: &mut Worker,
+        tokens: &mut TokenStream,
+        weights: &[f32],
+        (inner, blocks_per_epoch, seed): (&InnerSettings, u64, u64),
+    ) -> Result<u64> {
+        let (_, lease) = run.assignment_of(id).context("a worker got no work")?;
+        let effort = worker.attack.map_or(1.0, Attack::effort);
+        let mut left = (lease.block_count() as f64 * effort).ceil() as u64;
+        let mut blocks = Vec::new();
+        for range in lease.blocks() {
+            let end = range.end.min(range.start + left);
+            left -= end - range.start;
+            if end > range.start {
+                blocks.push((range.start, end));
+            }
+        }
+        let request = TrainRequest {
+            blocks,
+            blocks_per_epoch,
+            block_sequences: inner.batch_sequences,
+            seed,
+            progress_from: run.progress(lease.base.number),
+            progress_to: run.progress(lease.base.number + 1),
+            out: Default::default(),
+            slowdown: 1.0,
+        };
+        let mut local = weights.to_vec();
+        for (weight, unsent) in local.iter_mut().zip(&worker.feedback) {
+            *weight -= self.keep_unsent * unsent;
+        }
+        let signals = Signals::default();
+        let (trained, local) =
+            worker
+                .inner
+                .train(local, tokens, &request, &signals, &mut |_| ())?;
+        std::mem::swap(&mut worker.before, &mut worker.progress);
+        for ((made, global), local) in worker.progress.iter_mut().zip(weights).zip(&local) {
+            *made = global - local;
+        }
+        Ok(trained.tokens)
+    }
+
+    /// What each worker sends.
+    fn payloads(
+        &self,
+        layout: &Layout,
+        workers: &mut BTreeMap<WorkerId, Worker>,
+        seed: u64,
+    ) -> Result<BTreeMap<WorkerId, Vec<u8>>> {
+        let honest = workers.values().filter(|worker| worker.attack.is_none());
+        let honest: Vec<&[f32]> = honest.map(|worker| &worker.progress[..]).collect();
+        let sent: BTreeMap<WorkerId, Vec<f32>> = workers
+            .iter()
+            .map(|(id, worker)| {
+                let (own, before) = (&worker.progress, &worker.before);
+                let sent = match worker.attack {
+                    Some(attack) => attack.forge(layout, own, before, &honest, seed ^ id.0),
+                    None => own.clone(),
+                };
+                (*id, sent)
+            })
+            .collect();
+        let none = vec![0.0; layout.len()];
+        let mut payloads = BTreeMap::new();
+        for (id, worker) in workers {
+            let payload = feedback::send(
+                self.sync.up.into(),
+                layout,
+                self.sync.feedback_decay,
+                &mut worker.feedback,
+                &sent[id],
+                &none,
+            )?;
+            payloads.insert(*id, payload);
+        }
+        Ok(payloads)
     }
 
     /// Blocks a second that fit exactly `steps` blocks into a round.
@@ -221,6 +332,43 @@ impl Federated {
         see(&mut fleet, &run, *clock, self.speed());
         decide(&mut run, *clock, &Input::Tick, &fleet)?;
         Ok((run, fleet))
+    }
+}
+
+fn tokens_per_block(data: &Data, inner: &InnerSettings) -> u64 {
+    (inner.batch_sequences * data.model.max_position_embeddings) as u64
+}
+
+/// Sums over all updates.
+#[derive(Default)]
+struct Counts {
+    honest: u64,
+    honest_counted: f64,
+    wronged: u64,
+    hostile: u64,
+    hostile_counted: f64,
+}
+
+impl Counts {
+    fn add(&mut self, hostile: bool, regard: &Regard) {
+        let counted = f64::from(regard.counted);
+        if hostile {
+            self.hostile += 1;
+            self.hostile_counted += counted;
+        } else {
+            self.honest += 1;
+            self.honest_counted += counted;
+            self.wronged += u64::from(counted < 0.5);
+        }
+    }
+
+    fn parts(&self) -> Counted {
+        let part = |sum: f64, count: u64| sum / count.max(1) as f64;
+        Counted {
+            honest: part(self.honest_counted, self.honest),
+            wronged: part(self.wronged as f64, self.honest),
+            hostile: part(self.hostile_counted, self.hostile),
+        }
     }
 }
 

@@ -3,16 +3,20 @@
 //! Learning: `rounds` decides, `merge` compresses and merges, the trainer's inner loop
 //! trains; only the network and the clock are left out. Fleet: the real processes.
 
+mod attack;
 mod data;
 mod federated;
 pub mod installation;
+mod known;
 pub mod memory;
 pub mod relay;
 mod synchronous;
 mod table;
 pub mod turns;
 
+pub use attack::{ATTACKS, Attack, Hostile};
 pub use data::{Data, Scale};
-pub use federated::{Federated, Figures};
+pub use federated::{Counted, Federated, Figures};
+pub use known::Known;
 pub use synchronous::synchronous;
 pub use table::{Experiment, Limit, Method, Row, Table};

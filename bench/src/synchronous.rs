@@ -47,5 +47,6 @@ pub fn synchronous(
         down: exchanged,
         rounds: steps,
         tokens: trained.tokens,
+        counted: None,
     })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use opengpu_protocol::SyncSettings;
+use opengpu_protocol::{SyncSettings, TrustSettings};
 use opengpu_trainer_protocol::{InnerSettings, Precision};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,7 @@ struct Declared {
     sync: SyncSettings,
     #[serde(default)]
     keep_unsent: f32,
+    trust: Option<TrustSettings>,
     #[serde(default)]
     inner: InnerSettings,
 }
@@ -154,6 +155,8 @@ impl Table {
                         steps,
                         sync: row.sync.clone(),
                         keep_unsent: row.keep_unsent,
+                        trust: row.trust.clone(),
+                        hostile: None,
                     }),
                 },
                 workers,

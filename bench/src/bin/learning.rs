@@ -6,17 +6,12 @@
 //! experiment is a JSON line in a log; what is there already is not done again, so that a
 //! long table can be interrupted, and the log tells all that was tried.
 
-use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use opengpu_bench::{Data, Experiment, Figures, Row, Table};
-use serde::{Deserialize, Serialize};
+use opengpu_bench::{Data, Experiment, Figures, Known, Row, Table};
 
 /// The learning experiment
 #[derive(Parser)]
@@ -43,13 +38,6 @@ struct Arguments {
     known: bool,
 }
 
-/// A line of the log.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    experiment: Experiment,
-    figures: Figures,
-}
-
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let table = Table::read(&arguments.table)?;
@@ -70,13 +58,21 @@ fn main() -> Result<()> {
             data.training.tokens,
             data.held_out.tokens
         );
-        known = train(&rows, &data, known, arguments.jobs)?;
+        let named = |row: &Row, experiment: &Experiment| {
+            let rate = experiment.inner.learning_rate;
+            format!("{} workers, {}, rate {rate:.1e}", row.workers, row.name)
+        };
+        let experiments = rows.iter().flat_map(|row| {
+            let experiments = row.rates.iter().flat_map(|(_, experiments)| experiments);
+            experiments.map(move |experiment| (named(row, experiment), experiment.clone()))
+        });
+        known = known.complete(experiments.collect(), &data, arguments.jobs)?;
     }
     print_table(&rows, &known)?;
     for limit in &table.limit {
         let nats = |name: &str| {
             let row = rows.iter().find(|row| row.name == name);
-            let best = row.and_then(|row| known.best(row));
+            let best = row.and_then(|row| best_rate(&known, row));
             best.map(|best| best.nats)
                 .with_context(|| format!("the row '{name}' of a limit was not trained"))
         };
@@ -92,12 +88,6 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What has been trained.
-struct Known {
-    figures: HashMap<String, Figures>,
-    log: Option<std::fs::File>,
-}
-
 /// A row's best learning rate.
 struct Best {
     rate: f64,
@@ -109,115 +99,31 @@ struct Best {
     first: Figures,
 }
 
-impl Known {
-    fn open(log: Option<&std::path::Path>) -> Result<Self> {
-        let mut figures = HashMap::new();
-        let Some(path) = log else {
-            return Ok(Self { figures, log: None });
-        };
-        if path.exists() {
-            for (number, line) in std::fs::read_to_string(path)?.lines().enumerate() {
-                let line: Line = serde_json::from_str(line)
-                    .with_context(|| format!("{path:?}, line {}", number + 1))?;
-                figures.insert(key(&line.experiment), line.figures);
-            }
-        }
-        let log = OpenOptions::new().create(true).append(true).open(path)?;
-        Ok(Self {
-            figures,
-            log: Some(log),
-        })
-    }
-
-    fn add(&mut self, experiment: &Experiment, figures: Figures) -> Result<()> {
-        self.figures.insert(key(experiment), figures);
-        if let Some(log) = &mut self.log {
-            let line = Line {
-                experiment: experiment.clone(),
-                figures,
-            };
-            writeln!(log, "{}", serde_json::to_string(&line)?)?;
-        }
-        Ok(())
-    }
-
-    /// The rate with the least mean loss, among those of which something is known.
-    fn best(&self, row: &Row) -> Option<Best> {
-        let of_rate = |(rate, experiments): &(f64, Vec<Experiment>)| {
-            let figures: Vec<Figures> = experiments
-                .iter()
-                .filter_map(|experiment| self.figures.get(&key(experiment)).copied())
-                .collect();
-            let nats = figures.iter().map(|figures| figures.nats);
-            let (low, high) = nats
-                .clone()
-                .fold((f64::MAX, f64::MIN), |(low, high), nats| {
-                    (low.min(nats), high.max(nats))
-                });
-            Some(Best {
-                rate: *rate,
-                nats: nats.sum::<f64>() / figures.len() as f64,
-                spread: high - low,
-                seeds: figures.len(),
-                first: *figures.first()?,
-            })
-        };
-        row.rates
+/// The rate with the least mean loss, among those of which something is known.
+fn best_rate(known: &Known, row: &Row) -> Option<Best> {
+    let of_rate = |(rate, experiments): &(f64, Vec<Experiment>)| {
+        let figures: Vec<Figures> = experiments
             .iter()
-            .filter_map(of_rate)
-            .min_by(|a, b| a.nats.total_cmp(&b.nats))
-    }
-}
-
-/// Everything that decides an experiment's figures.
-fn key(experiment: &Experiment) -> String {
-    serde_json::to_string(experiment).unwrap_or_default()
-}
-
-/// Trains what is not known, several at a time.
-fn train(rows: &[Row], data: &Data, known: Known, jobs: usize) -> Result<Known> {
-    let mut todo: Vec<(&Row, &Experiment)> = Vec::new();
-    for row in rows {
-        for experiment in row.rates.iter().flat_map(|(_, experiments)| experiments) {
-            let again = todo.iter().any(|(_, other)| *other == experiment);
-            if !again && !known.figures.contains_key(&key(experiment)) {
-                todo.push((row, experiment));
-            }
-        }
-    }
-    let total = todo.len();
-    let known = Mutex::new(known);
-    let queue = Mutex::new(todo.into_iter().enumerate());
-    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let work = || -> Result<()> {
-        // Each experiment has a pool of its own: threads of one must not wait for another's.
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
-        while let Some((index, (row, experiment))) = next() {
-            let started = Instant::now();
-            let figures = pool.install(|| experiment.run(data))?;
-            println!(
-                "[{}/{total}] {} workers, {}, rate {:.1e}, seed {}: {:.4} nats ({:.0} s)",
-                index + 1,
-                row.workers,
-                row.name,
-                experiment.inner.learning_rate,
-                experiment.seed,
-                figures.nats,
-                started.elapsed().as_secs_f64()
-            );
-            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.add(experiment, figures)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let jobs: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        jobs.into_iter().try_for_each(|job| match job.join() {
-            Ok(result) => result,
-            Err(_) => bail!("an experiment panicked"),
+            .filter_map(|experiment| known.figures(experiment))
+            .collect();
+        let nats = figures.iter().map(|figures| figures.nats);
+        let (low, high) = nats
+            .clone()
+            .fold((f64::MAX, f64::MIN), |(low, high), nats| {
+                (low.min(nats), high.max(nats))
+            });
+        Some(Best {
+            rate: *rate,
+            nats: nats.sum::<f64>() / figures.len() as f64,
+            spread: high - low,
+            seeds: figures.len(),
+            first: *figures.first()?,
         })
-    })?;
-    Ok(known.into_inner().unwrap_or_else(PoisonError::into_inner))
+    };
+    row.rates
+        .iter()
+        .filter_map(of_rate)
+        .min_by(|a, b| a.nats.total_cmp(&b.nats))
 }
 
 fn print_table(rows: &[Row], known: &Known) -> Result<()> {
@@ -228,13 +134,13 @@ fn print_table(rows: &[Row], known: &Known) -> Result<()> {
     )?;
     writeln!(out, "|---|---|---|---|---|---|---|---|---|---|")?;
     for row in rows {
-        let Some(best) = known.best(row) else {
+        let Some(best) = best_rate(known, row) else {
             continue;
         };
         let control = rows
             .iter()
             .filter(|other| other.is_control_of(row))
-            .filter_map(|control| known.best(control))
+            .filter_map(|control| best_rate(known, control))
             .min_by(|a, b| a.nats.total_cmp(&b.nats));
         let distance = control.map_or("".into(), |control| {
             format!("{:+.1} %", (best.nats / control.nats - 1.0) * 100.0)

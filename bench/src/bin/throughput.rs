@@ -7,7 +7,7 @@
 //! where there is no such clock, it is the time that passed.
 
 use opengpu_bench::turns::median;
-use opengpu_merge::{Codec, Layout, OuterSettings, OuterState, Payload, Weighted};
+use opengpu_merge::{Aggregator, Codec, Layout, OuterSettings, OuterState, Payload, Weighted};
 use std::hint::black_box;
 
 const WEIGHTS: usize = 1 << 24;
@@ -95,6 +95,7 @@ fn rounds(layout: &Layout, values: &[f32]) {
             .map(|payload| Weighted {
                 payload,
                 weight: 1.0,
+                record: None,
             })
             .collect();
         let settings = OuterSettings {
@@ -105,6 +106,7 @@ fn rounds(layout: &Layout, values: &[f32]) {
             outer_momentum: 0.0,
             nesterov: false,
             clip_to_median_norm: true,
+            aggregator: Aggregator::Mean,
         };
         let mut state = OuterState::new(layout, &settings);
         let mut weights = vec![0f32; layout.len()];

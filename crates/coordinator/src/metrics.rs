@@ -37,6 +37,8 @@ pub struct Metrics {
     pub updates_accepted: Counter,
     /// Updates refused, by code.
     pub updates_refused: Family<CodeLabel, Counter>,
+    /// Updates that counted less than their weight in a merge, by code.
+    pub updates_counted_less: Family<CodeLabel, Counter>,
     /// Rounds merged.
     pub rounds_merged: Counter,
     /// Rounds closed without a merge.
@@ -68,6 +70,7 @@ impl Metrics {
             requests: Family::default(),
             updates_accepted: Counter::default(),
             updates_refused: Family::default(),
+            updates_counted_less: Family::default(),
             rounds_merged: Counter::default(),
             rounds_abandoned: Counter::default(),
             merge_seconds: seconds(),
@@ -98,6 +101,11 @@ impl Metrics {
             "updates_refused",
             "Updates refused",
             self.updates_refused.clone(),
+        );
+        r.register(
+            "updates_counted_less",
+            "Updates that counted less than their weight in a merge",
+            self.updates_counted_less.clone(),
         );
         r.register("rounds_merged", "Rounds merged", self.rounds_merged.clone());
         r.register(

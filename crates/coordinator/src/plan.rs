@@ -85,9 +85,14 @@ fn run_plan(run: &LiveRun, worker: WorkerId, now_ms: u64) -> Option<RunPlan> {
 pub fn verdict(verdict: &opengpu_rounds::Verdict) -> Verdict {
     let outcome = match &verdict.outcome {
         opengpu_rounds::Outcome::Waiting => Outcome::Waiting,
-        opengpu_rounds::Outcome::Merged { revision, factor } => Outcome::Merged {
+        opengpu_rounds::Outcome::Merged {
+            revision,
+            factor,
+            regard,
+        } => Outcome::Merged {
             revision: *revision,
             factor: *factor,
+            reason: regard.and_then(|regard| regard.explanation()),
         },
         opengpu_rounds::Outcome::NotMerged { reason } => Outcome::NotMerged {
             reason: reason.clone(),

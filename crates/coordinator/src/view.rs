@@ -1,7 +1,7 @@
 //! Runs and nodes as people and agents see them.
 
 use opengpu_protocol::wire::{NodeView, RoundView, RunView, WorkerView};
-use opengpu_rounds::{Hash, Member, NodeId, RoundSummary, Run, WorkerId};
+use opengpu_rounds::{Hash, Member, NodeId, Outcome, RoundSummary, Run, WorkerId};
 
 use crate::Coordinator;
 use crate::driver::{LiveRun, sight};
@@ -88,8 +88,21 @@ fn worker_view(
         accepted: member.map_or(0, |member| member.accepted),
         refused: known.map_or(0, |known| known.refused),
         last_refusal: known.and_then(|known| known.last_refusal.clone()),
+        record: member.and_then(|member| member.record).map(f64::from),
+        counted_less: member.and_then(counted_less),
         silent_ms: known.map_or(now_ms, |known| now_ms.saturating_sub(known.heard_ms)),
     }
+}
+
+/// Why the worker's newest merged update counted less than its weight.
+fn counted_less(member: &Member) -> Option<String> {
+    let regard = member.verdicts.iter().rev().find_map(|verdict| {
+        let Outcome::Merged { regard, .. } = &verdict.outcome else {
+            return None;
+        };
+        Some(*regard)
+    });
+    regard??.explanation()
 }
 
 fn round_view(round: &RoundSummary, loss: Option<f64>, now_ms: u64) -> RoundView {

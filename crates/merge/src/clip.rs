@@ -1,8 +1,8 @@
 //! Median-norm clipping: in each tensor, no update may be longer than the median update.
 //!
-//! The median is that of the updates that send anything to the tensor; of an even number
-//! the lower middle one, so that half of the fleet cannot raise it. (It protects as long
-//! as more than half is honest; it says nothing about directions.)
+//! The median is that of the updates that send anything to the tensor, by their weight in the
+//! round; of two middle ones the lower, so that half of the weight cannot raise it, however
+//! many updates it comes in. (It says nothing about directions.)
 
 /// What clipping does to the updates of a round.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,19 +18,20 @@ pub struct Clipping {
 }
 
 impl Clipping {
-    /// No clipping.
-    pub(crate) fn none(norms: &[Vec<f64>]) -> Self {
+    /// No clipping of updates with these norms, by update and tensor, and these weights.
+    pub(crate) fn none(norms: &[Vec<f64>], weights: &[f32]) -> Self {
         let tensors = norms.first().map_or(0, Vec::len);
+        let median = |tensor| median(norms, weights, tensor);
         Self {
-            median_norms: (0..tensors).map(|tensor| median(norms, tensor)).collect(),
+            median_norms: (0..tensors).map(median).collect(),
             tensor_factors: norms.iter().map(|norms| vec![1.0; norms.len()]).collect(),
             factors: vec![1.0; norms.len()],
         }
     }
 
-    /// Clips updates with these norms, by update and tensor.
-    pub(crate) fn to_median(norms: &[Vec<f64>]) -> Self {
-        let mut clipping = Self::none(norms);
+    /// Clips updates with these norms and weights.
+    pub(crate) fn to_median(norms: &[Vec<f64>], weights: &[f32]) -> Self {
+        let mut clipping = Self::none(norms, weights);
         for (update, norms) in norms.iter().enumerate() {
             let factors = &mut clipping.tensor_factors[update];
             let (mut kept, mut total, mut clipped) = (0f64, 0f64, false);
@@ -53,16 +54,29 @@ impl Clipping {
     }
 }
 
-/// The lower median of the norms above zero.
-fn median(norms: &[Vec<f64>], tensor: usize) -> f64 {
-    let mut sent: Vec<f64> = norms
+/// The weighted lower median of the norms above zero.
+fn median(norms: &[Vec<f64>], weights: &[f32], tensor: usize) -> f64 {
+    let (sent, weights): (Vec<f64>, Vec<f64>) = norms
         .iter()
-        .map(|n| n[tensor])
-        .filter(|norm| *norm > 0.0)
-        .collect();
-    if sent.is_empty() {
-        return 0.0;
+        .zip(weights)
+        .map(|(norms, weight)| (norms[tensor], f64::from(*weight)))
+        .filter(|(norm, _)| *norm > 0.0)
+        .unzip();
+    weighted_median(&sent, &weights)
+}
+
+/// The least value up to which at least half of the weight lies; 0 if there is no value.
+pub(crate) fn weighted_median(values: &[f64], weights: &[f64]) -> f64 {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let total: f64 = weights.iter().sum();
+    let mut reached = 0.0;
+    for index in order {
+        reached += weights[index];
+        // A half that rounding took a little from is a half.
+        if reached >= total * (0.5 - 1e-9) {
+            return values[index];
+        }
     }
-    let middle = (sent.len() - 1) / 2;
-    *sent.select_nth_unstable_by(middle, f64::total_cmp).1
+    0.0
 }

@@ -245,7 +245,7 @@ impl<'a> Record<'a> {
     }
 
     /// Calls `apply` with every weight and its value, in order.
-    pub fn for_each<T>(&self, target: &mut [T], apply: impl Fn(&mut T, f32)) {
+    pub fn for_each<T>(&self, target: &mut [T], mut apply: impl FnMut(&mut T, f32)) {
         match *self {
             Self::Int8(scale, codes) => {
                 for (slot, &code) in target.iter_mut().zip(codes) {
@@ -304,7 +304,7 @@ fn each<T, const N: usize>(
     target: &mut [T],
     codes: &[u8],
     values: &[[f32; N]; 256],
-    apply: impl Fn(&mut T, f32),
+    mut apply: impl FnMut(&mut T, f32),
 ) {
     let (whole, tail) = target.as_chunks_mut::<N>();
     for (slots, &code) in whole.iter_mut().zip(codes) {

@@ -11,6 +11,7 @@
 //! - [`merge_round`]: the coordinator's side.
 //! - [`digest`]: the name of a revision's weights.
 
+mod aggregate;
 mod bfloat;
 mod clip;
 mod codec;
@@ -29,6 +30,9 @@ mod payload;
 mod select;
 mod sparse;
 
+pub use aggregate::{
+    Aggregator, FULL_AGREEMENT, LEAST_TO_COMPARE, RECORD_DECAY, Regard, TWIN_COSINE, record,
+};
 pub use clip::Clipping;
 pub use codec::Codec;
 pub use digest::digest;

@@ -1,6 +1,7 @@
 //! A round's updates become one merge.
 //!
-//! For each coordinate: the weighted sum over the updates that send it, over the larger of
+//! First updates are clipped and weighed against each other ([`Aggregator`]). Then, for each
+//! coordinate: the weighted sum over the updates that send it, over the larger of
 //! their weight and τ times the weight of the round. In a sparse update a coordinate that
 //! is not sent is *absent*, it does not say zero; τ bounds what a lone sender moves. Then
 //! the outer optimiser, the coordinator's own error feedback, and the down codec.
@@ -10,11 +11,15 @@
 
 use rayon::prelude::*;
 
+use crate::aggregate::{Sent, Trimmed};
 use crate::clip::Clipping;
 use crate::encode::{Encoder, first_beyond, join};
 use crate::layout::{Chunk, span};
 use crate::outer::MAX_STATE;
-use crate::{CHUNK, Layout, MergeError, OuterSettings, OuterState, Payload, digest};
+use crate::payload::Records;
+use crate::{
+    Aggregator, CHUNK, Layout, MergeError, OuterSettings, OuterState, Payload, Regard, digest,
+};
 
 /// An update and what it counts.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +28,8 @@ pub struct Weighted<'a> {
     pub payload: &'a [u8],
     /// From tokens and steps that the coordinator verified; above 0.
     pub weight: f32,
+    /// The running agreement of whoever sent it, −1 to 1, if there is one ([`crate::record`]).
+    pub record: Option<f32>,
 }
 
 /// A merge and how it came to be.
@@ -35,6 +42,8 @@ pub struct Merge {
     pub factors: Vec<f32>,
     /// The same in detail, tensor by tensor.
     pub clipping: Clipping,
+    /// What was found about each update, in the order given.
+    pub regards: Vec<Regard>,
     /// Digest of the weights after the merge.
     pub digest: [u8; 32],
 }
@@ -77,10 +86,15 @@ pub fn merge_round(
         .into_iter()
         .unzip();
     let clipping = if settings.clip_to_median_norm {
-        Clipping::to_median(&norms)
+        Clipping::to_median(&norms, &shares)
     } else {
-        Clipping::none(&norms)
+        Clipping::none(&norms, &shares)
     };
+    let records: Vec<_> = updates.iter().map(|update| update.record).collect();
+    let regards = settings
+        .aggregator
+        .weigh(layout, &payloads, &clipping, &shares, &records);
+    let shares: Vec<f32> = regards.iter().map(|regard| regard.share).collect();
 
     let round = Round {
         settings,
@@ -116,6 +130,7 @@ pub fn merge_round(
         bytes,
         factors,
         clipping,
+        regards,
         digest: digest(weights),
     })
 }
@@ -165,8 +180,8 @@ impl Round<'_> {
         momentum: &mut [f32],
     ) -> Vec<u8> {
         let mut encoder = Encoder::new(self.settings.down, chunks);
-        let mut sums = [Sum::default(); CHUNK];
-        let mut chosen = [0; CHUNK];
+        let mut combine = Combine::new(self);
+        let mut means = [0f32; CHUNK];
         let mut records: Vec<_> = self
             .payloads
             .iter()
@@ -174,55 +189,33 @@ impl Round<'_> {
             .collect();
         let first = span(chunks).start;
         for chunk in chunks {
-            let sums = &mut sums[..chunk.len];
-            sums.fill(Sum::default());
-            for (update, records) in records.iter_mut().enumerate() {
-                let share = self.shares[update];
-                let factor = share * self.clipping.tensor_factors[update][chunk.tensor];
-                // Checked before: an error is out of reach here.
-                let Ok(record) = records.next(chunk, 0, &mut chosen) else {
-                    continue;
-                };
-                record.for_each(&chosen, sums, |sum, value| {
-                    sum.sent += value * factor;
-                    sum.weight += share;
-                });
-            }
+            let means = &mut means[..chunk.len];
+            combine.chunk(chunk, &mut records, means);
             let from = chunk.start - first;
             let feedback = &mut feedback[from..from + chunk.len];
             let momentum = momentum.get_mut(from..from + chunk.len).unwrap_or_default();
-            self.step(sums, feedback, momentum);
+            self.step(means, feedback, momentum);
             encoder.encode(feedback);
         }
         encoder.bytes
     }
 
-    /// `g` = sum over denominator; `m ← μ·m + g`; step = rate · (`g`, `m`, or `g + μ·m` for
+    /// With the mean `g`: `m ← μ·m + g`; step = rate · (`g`, `m`, or `g + μ·m` for
     /// Nesterov's); `feedback ← decay · feedback + step`.
-    fn step(&self, sums: &[Sum], feedback: &mut [f32], momentum: &mut [f32]) {
+    fn step(&self, means: &[f32], feedback: &mut [f32], momentum: &mut [f32]) {
         let OuterSettings {
-            tau,
             outer_rate,
             outer_momentum,
             nesterov,
             ..
         } = *self.settings;
         let decay = self.settings.down_feedback_decay;
-        let mean = |sum: &Sum| {
-            // Nobody sent it: no step, also where τ is zero.
-            if sum.weight == 0.0 {
-                0.0
-            } else {
-                sum.sent / sum.weight.max(tau)
-            }
-        };
         if momentum.is_empty() {
-            for (rest, sum) in feedback.iter_mut().zip(sums) {
-                *rest = decay * *rest + outer_rate * mean(sum);
+            for (rest, mean) in feedback.iter_mut().zip(means) {
+                *rest = decay * *rest + outer_rate * mean;
             }
         } else {
-            for ((rest, sum), velocity) in feedback.iter_mut().zip(sums).zip(momentum) {
-                let mean = mean(sum);
+            for ((rest, &mean), velocity) in feedback.iter_mut().zip(means).zip(momentum) {
                 *velocity = outer_momentum * *velocity + mean;
                 let direction = if nesterov {
                     mean + outer_momentum * *velocity
@@ -230,6 +223,83 @@ impl Round<'_> {
                     *velocity
                 };
                 *rest = decay * *rest + outer_rate * direction;
+            }
+        }
+    }
+}
+
+/// What all updates say of a chunk, as one value for each coordinate.
+struct Combine<'a> {
+    round: &'a Round<'a>,
+    chosen: [u16; CHUNK],
+    sums: [Sum; CHUNK],
+    trimmed: Option<(f32, Trimmed)>,
+}
+
+impl<'a> Combine<'a> {
+    fn new(round: &'a Round<'a>) -> Self {
+        let trimmed = match round.settings.aggregator {
+            Aggregator::TrimmedMean { part } => Some((part, Trimmed::new(CHUNK))),
+            _ => None,
+        };
+        Self {
+            round,
+            chosen: [0; CHUNK],
+            sums: [Sum::default(); CHUNK],
+            trimmed,
+        }
+    }
+
+    /// The value of each coordinate of the next chunk.
+    fn chunk(&mut self, chunk: &Chunk, records: &mut [Records], means: &mut [f32]) {
+        let tau = self.round.settings.tau;
+        if let Some((part, trimmed)) = &mut self.trimmed {
+            let lists = trimmed.start(chunk.len);
+            let sent = |list: &mut Vec<Sent>, value: f32, factor: f32, share| {
+                let value = value * factor;
+                list.push(Sent { value, share });
+            };
+            self.round
+                .each(chunk, records, &mut self.chosen, lists, sent);
+            trimmed.means(*part, tau, means);
+            return;
+        }
+        let sums = &mut self.sums[..chunk.len];
+        sums.fill(Sum::default());
+        let add = |sum: &mut Sum, value: f32, factor: f32, share: f32| {
+            sum.sent += value * (share * factor);
+            sum.weight += share;
+        };
+        self.round.each(chunk, records, &mut self.chosen, sums, add);
+        for (mean, sum) in means.iter_mut().zip(sums) {
+            // Nobody sent it: no step, also where τ is zero.
+            *mean = match sum.weight {
+                0.0 => 0.0,
+                weight => sum.sent / weight.max(tau),
+            };
+        }
+    }
+}
+
+impl Round<'_> {
+    /// Calls `add` with the place of each weight that is sent, its value, the factor it is
+    /// clipped by and its sender's share, update by update.
+    fn each<T>(
+        &self,
+        chunk: &Chunk,
+        records: &mut [Records],
+        chosen: &mut [u16; CHUNK],
+        places: &mut [T],
+        add: impl Fn(&mut T, f32, f32, f32),
+    ) {
+        for (update, records) in records.iter_mut().enumerate() {
+            let share = self.shares[update];
+            let factor = self.clipping.tensor_factors[update][chunk.tensor];
+            // Checked before: an error is out of reach here.
+            if let Ok(record) = records.next(chunk, 0, chosen) {
+                record.for_each(chosen, places, |place, value| {
+                    add(place, value, factor, share);
+                });
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What the coordinator keeps from merge to merge, and by which rules it merges.
 
 use crate::encode::first_beyond;
-use crate::{Codec, Layout, MergeError, StateError};
+use crate::{Aggregator, Codec, Layout, MergeError, StateError};
 
 /// No value of state or weights may be beyond this. With it, with the limit of 2^64 on
 /// decoded values and with the limits on settings, no arithmetic of a merge can overflow.
@@ -24,6 +24,8 @@ pub struct OuterSettings {
     pub nesterov: bool,
     /// Whether each tensor of an update is clipped to the round's median norm.
     pub clip_to_median_norm: bool,
+    /// How the updates are weighed against each other.
+    pub aggregator: Aggregator,
 }
 
 impl OuterSettings {
@@ -47,6 +49,11 @@ impl OuterSettings {
         }
         if !(0.0..=0.999).contains(&self.outer_momentum) {
             return bad("outer_momentum", self.outer_momentum, "0 to 0.999");
+        }
+        if let Aggregator::TrimmedMean { part } = self.aggregator
+            && !(part > 0.0 && part < 0.5)
+        {
+            return bad("part of the trimmed mean", part, "above 0 and below 0.5");
         }
         match self.down {
             Codec::Sparse { k } if !self.down.is_valid() => {

@@ -147,6 +147,35 @@ impl<'a> Payload<'a> {
             })
     }
 
+    /// Calls `each` with chunk, tensor, index in the chunk and value of every weight that is
+    /// sent, in order.
+    pub(crate) fn each_sent(
+        &self,
+        layout: &Layout,
+        mut each: impl FnMut(usize, usize, usize, f32),
+    ) {
+        let mut chosen = [0; CHUNK];
+        let mut indices: [u16; CHUNK] = std::array::from_fn(|index| index as u16);
+        let mut number = 0;
+        for (group, chunks) in layout.groups().enumerate() {
+            let mut records = self.group(group);
+            for chunk in chunks {
+                // Checked before: an error is out of reach here.
+                if let Ok(record) = records.next(chunk, 0, &mut chosen) {
+                    record.for_each(&chosen, &mut indices[..chunk.len], |index, value| {
+                        each(number, chunk.tensor, usize::from(*index), value);
+                    });
+                }
+                number += 1;
+            }
+        }
+    }
+
+    /// Hash of all its bytes.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        *blake3::hash(self.bytes).as_bytes()
+    }
+
     /// The records of a group of chunks.
     pub(crate) fn group(&self, group: usize) -> Records<'a> {
         Records {
@@ -201,7 +230,7 @@ impl Record<'_> {
         &self,
         chosen: &[u16; CHUNK],
         target: &mut [T],
-        apply: impl Fn(&mut T, f32),
+        apply: impl FnMut(&mut T, f32),
     ) {
         match self {
             Self::Sparse(record) => record.for_each(chosen, target, apply),

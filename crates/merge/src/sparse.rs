@@ -144,7 +144,7 @@ impl<'a> Record<'a> {
         &self,
         chosen: &[u16; CHUNK],
         target: &mut [T],
-        apply: impl Fn(&mut T, f32),
+        mut apply: impl FnMut(&mut T, f32),
     ) {
         for (four, &byte) in chosen[..self.count].chunks(4).zip(self.codes) {
             for (place, &index) in four.iter().enumerate() {

@@ -3,7 +3,7 @@
 use opengpu_protocol::wire::{
     Activity, DatasetManifest, Evaluation, RoundView, RunView, ShardRef, TokenShards, WorkerView,
 };
-use opengpu_protocol::{RunSpec, SyncSettings};
+use opengpu_protocol::{RunSpec, SyncSettings, TrustSettings};
 use opengpu_rounds::{AssignmentId, Hash, NodeId, Revision, RoundSettings, RunId, WorkerId};
 use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
 
@@ -67,6 +67,7 @@ pub fn training_run(round: u64) -> RunView {
             },
             inner: InnerSettings::default(),
             sync: SyncSettings::default(),
+            trust: TrustSettings::default(),
             evaluate_every: 5,
             checkpoint_every: 10,
         },
@@ -135,6 +136,7 @@ pub fn hostile_run() -> RunView {
         worker.name = MARKUP.into();
         worker.device = MARKUP.into();
         worker.last_refusal = Some(MARKUP.into());
+        worker.counted_less = Some(MARKUP.into());
         worker.activity = Some(Activity::Preparing {
             what: MARKUP.into(),
         });
@@ -246,6 +248,8 @@ fn workers(round: u64, revision: Revision, digest: Hash) -> Vec<WorkerView> {
         accepted: round,
         refused: 0,
         last_refusal: None,
+        record: Some(0.31),
+        counted_less: None,
         silent_ms: 300,
     };
     let first = worker(1, "attic", "CPU (2 threads)");
@@ -256,6 +260,8 @@ fn workers(round: u64, revision: Revision, digest: Hash) -> Vec<WorkerView> {
     let mut third = worker(3, "anna’s old laptop", "Apple M1");
     third.refused = 2;
     third.last_refusal = Some("arrived 4.1 s after the grace ended".into());
+    third.record = Some(-0.02);
+    third.counted_less = Some("it counted 0 % of its weight: this worker's agreement with most others is -0.020, from 0.154 on an update counts in full".into());
     third.accepted = round.saturating_sub(2);
     third.silent_ms = 7_400;
     if let Some(number) = revision.number.checked_sub(1) {

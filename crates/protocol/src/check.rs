@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use crate::{Codec, RunSpec, SyncSettings};
+use crate::{Aggregator, Codec, RunSpec, SyncSettings, TrustSettings};
 use opengpu_rounds::RoundSettings;
 use opengpu_trainer_protocol::{InnerSettings, ModelConfig, preset_names};
 
@@ -74,6 +74,7 @@ impl RunSpec {
         check_rounds(&self.round)?;
         check_inner(&self.inner)?;
         check_sync(&self.sync)?;
+        check_trust(&self.trust, &self.sync)?;
         within("checkpoint_every", self.checkpoint_every, 1..=1_000_000)?;
         within("evaluate_every", self.evaluate_every, 0..=1_000_000)
     }
@@ -129,6 +130,16 @@ fn check_sync(sync: &SyncSettings) -> Result<(), SpecError> {
     within("sync.tau", sync.tau, 0.0..=1.0)?;
     within("sync.outer_rate", sync.outer_rate, 1e-6..=100.0)?;
     within("sync.outer_momentum", sync.outer_momentum, 0.0..=0.999_999)
+}
+
+fn check_trust(trust: &TrustSettings, sync: &SyncSettings) -> Result<(), SpecError> {
+    within("trust.trimmed_part", trust.trimmed_part, 0.001..=0.499)?;
+    if trust.aggregator == Aggregator::TrustWeighted && !sync.clip_to_median_norm {
+        let problem = "trust-weighted looks at directions alone; \
+            it needs sync.clip_to_median_norm = true, which limits lengths";
+        return field("trust.aggregator", problem.to_owned());
+    }
+    Ok(())
 }
 
 /// A model that can be: within the decoder's rules, and with a number of weights that a
@@ -277,6 +288,10 @@ mod tests {
             ("sync.up.k", |spec| spec.sync.up = Codec::Sparse { k: 0 }),
             ("sync.down.k", |spec| {
                 spec.sync.down = Codec::Sparse { k: 4097 }
+            }),
+            ("trust.trimmed_part", |spec| spec.trust.trimmed_part = 0.5),
+            ("trust.aggregator", |spec| {
+                spec.sync.clip_to_median_norm = false
             }),
             ("sync.tau", |spec| spec.sync.tau = f32::NAN),
             ("sync.tau", |spec| spec.sync.tau = 1.5),

@@ -14,4 +14,4 @@ pub use client::{Client, ClientError};
 pub use download::{CHUNK_BYTES, Download};
 pub use ed25519_dalek::SigningKey;
 pub use replay::ReplayWindow;
-pub use run_spec::{Codec, RunSpec, SyncSettings};
+pub use run_spec::{Aggregator, Codec, RunSpec, SyncSettings, TrustSettings, outer_settings};

@@ -32,6 +32,9 @@ pub struct RunSpec {
     /// Compression and the outer optimiser.
     #[serde(default)]
     pub sync: SyncSettings,
+    /// How far workers are trusted.
+    #[serde(default)]
+    pub trust: TrustSettings,
     /// Evaluate on held-out tokens every so many rounds (0: only at start and end).
     #[serde(default = "default_evaluate_every")]
     pub evaluate_every: u64,
@@ -48,6 +51,41 @@ fn default_evaluate_every() -> u64 {
 }
 fn default_checkpoint_every() -> u64 {
     10
+}
+
+/// What protects a run from workers that send something else than they should.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrustSettings {
+    /// How the updates of a round are weighed against each other.
+    pub aggregator: Aggregator,
+    /// Part of the weight that `trimmed-mean` leaves out at each end.
+    pub trimmed_part: f32,
+}
+
+impl Default for TrustSettings {
+    fn default() -> Self {
+        Self {
+            aggregator: Aggregator::TrustWeighted,
+            trimmed_part: 0.25,
+        }
+    }
+}
+
+/// A rule of aggregation, by name ([`opengpu_merge::Aggregator`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aggregator {
+    /// The plain mean: the control.
+    Mean,
+    /// Per coordinate, without the ends.
+    TrimmedMean,
+    /// The point with the least sum of distances.
+    GeometricMedian,
+    /// The mean of differences from the centre, none longer than the median.
+    CentredClipping,
+    /// Who agrees with most others counts.
+    TrustWeighted,
 }
 
 /// Update codec, merge codec, aggregation and outer optimiser.
@@ -91,17 +129,33 @@ impl Default for SyncSettings {
     }
 }
 
-impl From<&SyncSettings> for opengpu_merge::OuterSettings {
-    fn from(sync: &SyncSettings) -> Self {
-        Self {
-            down: sync.down.into(),
-            down_feedback_decay: sync.down_feedback_decay,
-            tau: sync.tau,
-            outer_rate: sync.outer_rate,
-            outer_momentum: sync.outer_momentum,
-            nesterov: sync.nesterov,
-            clip_to_median_norm: sync.clip_to_median_norm,
-        }
+impl RunSpec {
+    /// Aggregation and outer optimiser, as the arithmetic takes them.
+    pub fn outer_settings(&self) -> opengpu_merge::OuterSettings {
+        outer_settings(&self.sync, &self.trust)
+    }
+}
+
+/// The same from its parts.
+pub fn outer_settings(sync: &SyncSettings, trust: &TrustSettings) -> opengpu_merge::OuterSettings {
+    use opengpu_merge::Aggregator as Rule;
+    opengpu_merge::OuterSettings {
+        down: sync.down.into(),
+        down_feedback_decay: sync.down_feedback_decay,
+        tau: sync.tau,
+        outer_rate: sync.outer_rate,
+        outer_momentum: sync.outer_momentum,
+        nesterov: sync.nesterov,
+        clip_to_median_norm: sync.clip_to_median_norm,
+        aggregator: match trust.aggregator {
+            Aggregator::Mean => Rule::Mean,
+            Aggregator::TrimmedMean => Rule::TrimmedMean {
+                part: trust.trimmed_part,
+            },
+            Aggregator::GeometricMedian => Rule::GeometricMedian,
+            Aggregator::CentredClipping => Rule::CentredClipping,
+            Aggregator::TrustWeighted => Rule::TrustWeighted,
+        },
     }
 }
 

@@ -165,6 +165,9 @@ pub enum Outcome {
         revision: Revision,
         /// 1 unless it was clipped.
         factor: f32,
+        /// Why it counted less than its weight, for a person; None if it counted in full.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// It is in no merge and will be in none: all of it is added back to the feedback.
     NotMerged {
@@ -416,6 +419,13 @@ pub struct WorkerView {
     pub refused: u64,
     /// The reason of the last refusal.
     pub last_refusal: Option<String>,
+    /// How well its updates agreed with those of most others lately, −1 to 1; None until one
+    /// was compared.
+    #[serde(default)]
+    pub record: Option<f64>,
+    /// Why its newest merged update counted less than its weight; None if it counted in full.
+    #[serde(default)]
+    pub counted_less: Option<String>,
     /// Milliseconds since it was last heard of.
     pub silent_ms: u64,
 }

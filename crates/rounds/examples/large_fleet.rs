@@ -95,6 +95,7 @@ fn main() {
             merge_bytes: 1,
             digest,
             factors,
+            regards: Vec::new(),
         };
         act(&mut run, &fleet, done);
         let merged = started.elapsed();

@@ -17,6 +17,26 @@ pub struct BlockRange {
     pub end: u64,
 }
 
+/// What was found about an update when it was compared with the others of its round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Regard {
+    /// Part of its weight that it counted with in the merge; more than 1 where others counted
+    /// less.
+    pub counted: f32,
+    /// Its cosine with what most others say, −1 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f32>,
+    /// The running agreement of its worker, this update included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<f32>,
+    /// The running agreement from which on an update of the round counted in full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed: Option<f32>,
+    /// The update of the round that it is nearly a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin: Option<AssignmentId>,
+}
+
 /// One decision, with when it was taken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -155,6 +175,9 @@ pub enum EventKind {
         digest: Hash,
         /// The clip factor of each merged update, in `RoundClosed` order.
         factors: Vec<f32>,
+        /// What was found about each, in the same order; empty in older logs.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        regards: Vec<Regard>,
     },
     /// A revision was written as a base checkpoint that joiners start from.
     Checkpointed {

@@ -3,7 +3,7 @@
 //! A waiting system that can't say why is the first thing its users complain about, so every
 //! sentence names the number that is missing.
 
-use crate::{Fleet, Phase, Run, WorkerId};
+use crate::{Fleet, Phase, Regard, Run, WorkerId};
 
 impl Run {
     /// Why the run is where it is and what it waits for: one sentence for a person.
@@ -143,6 +143,46 @@ impl Run {
             )
         });
         each.max().unwrap_or(0)
+    }
+}
+
+impl Regard {
+    /// Why the update counted less than its weight, in a word for programs. None if it
+    /// counted in full.
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self { twin: Some(_), .. } => Some("copy"),
+            _ if self.counted > 0.995 => None,
+            Self {
+                record: Some(record),
+                needed: Some(needed),
+                ..
+            } if record < needed => Some("disagrees"),
+            Self {
+                counted: 0.0,
+                agreement: None,
+                ..
+            } => Some("says_nothing"),
+            _ => Some("far_from_others"),
+        }
+    }
+
+    /// The same in a sentence for the person whose it is.
+    pub fn explanation(&self) -> Option<String> {
+        let part = format!("it counted {:.0} % of its weight", self.counted * 100.0);
+        let why = match (self.code()?, self.twin) {
+            (_, Some(twin)) => {
+                format!("it is nearly a copy of update {twin}, and copies count together as one")
+            }
+            ("disagrees", _) => format!(
+                "this worker's agreement with most others is {:.3}, from {:.3} on an update counts in full",
+                self.record.unwrap_or_default(),
+                self.needed.unwrap_or_default()
+            ),
+            ("says_nothing", _) => "it changes no weight".into(),
+            _ => "it lies farther from the others than most".into(),
+        };
+        Some(format!("{part}: {why}"))
     }
 }
 

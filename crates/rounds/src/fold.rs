@@ -8,7 +8,7 @@ use crate::run::{
 };
 use crate::{
     AssignmentId, Checkpoint, Event, EventKind, Hash, Lease, Lineage, Member, MergeRecord,
-    OpenRound, Outcome, PendingUpdate, Phase, Revision, RoundSummary, Run, Verdict, WorkerId,
+    OpenRound, Outcome, Phase, Revision, RoundSummary, Run, Verdict, WorkerId,
 };
 
 impl Run {
@@ -282,6 +282,7 @@ impl Run {
             merge_bytes,
             digest,
             factors,
+            regards,
         } = merged
         else {
             return;
@@ -294,13 +295,20 @@ impl Run {
             let Some(update) = self.waiting.remove(assignment) else {
                 continue;
             };
-            updates.push(PendingUpdate::new(*assignment, &update));
+            updates.push(self.pending_update(*assignment, &update));
             let outcome = Outcome::Merged {
                 revision: *revision,
                 factor: factors.get(index).copied().unwrap_or(1.0),
+                regard: regards.get(index).copied(),
             };
             self.settle(update.worker, *assignment, outcome);
             pieces.extend(update.into_inner().pieces);
+        }
+        // Only now: an update is weighed with what was known before its round.
+        for (update, regard) in updates.iter().zip(regards) {
+            if let Some(member) = self.members.get_mut(&update.worker) {
+                member.record = regard.record.or(member.record);
+            }
         }
         let mut summaries = self.rounds.iter_mut().rev();
         if let Some(summary) = summaries.find(|summary| summary.round == *round) {
@@ -423,6 +431,7 @@ impl Member {
             credited_tokens: 0,
             accepted: 0,
             returned: 0,
+            record: None,
             verdicts: std::collections::VecDeque::new(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{AssignmentId, Event, FeedbackId, Hash, NodeId, Revision, Run, WorkerId};
+use crate::{AssignmentId, Event, FeedbackId, Hash, NodeId, Regard, Revision, Run, WorkerId};
 
 /// Something that happened and asks for a decision.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +65,8 @@ pub enum Input {
         digest: Hash,
         /// Clip factor of each update, in the order of [`crate::PendingMerge::updates`].
         factors: Vec<f32>,
+        /// What was found about each, in the same order; empty if they were not compared.
+        regards: Vec<Regard>,
     },
     /// The pending merge can't be computed.
     MergeFailed {

@@ -26,7 +26,7 @@ mod settings;
 mod shared;
 pub mod simulation;
 
-pub use event::{BlockRange, Event, EventKind};
+pub use event::{BlockRange, Event, EventKind, Regard};
 pub use ids::{AssignmentId, FeedbackId, Hash, NodeId, NotAHash, Revision, RunId, WorkerId};
 pub use input::{Decision, Fleet, Input, Refusal, WorkerSight, fleet_after_restart};
 pub use reads::{PendingMerge, PendingUpdate, weight};

@@ -41,11 +41,19 @@ pub struct PendingUpdate {
     pub tokens: u64,
     /// Blocks trained; in one run all blocks hold the same number of inner steps.
     pub blocks: u64,
+    /// How well its worker's earlier updates agreed with those of most others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<f32>,
 }
 
-impl PendingUpdate {
-    pub(crate) fn new(assignment: AssignmentId, update: &WaitingUpdate) -> Self {
-        Self {
+impl Run {
+    pub(crate) fn pending_update(
+        &self,
+        assignment: AssignmentId,
+        update: &WaitingUpdate,
+    ) -> PendingUpdate {
+        let member = self.members.get(&update.worker);
+        PendingUpdate {
             assignment,
             worker: update.worker,
             round: update.round,
@@ -54,6 +62,7 @@ impl PendingUpdate {
             payload_bytes: update.payload_bytes,
             tokens: update.tokens,
             blocks: update.pieces.iter().map(crate::blocks::Piece::len).sum(),
+            record: member.and_then(|member| member.record),
         }
     }
 }
@@ -250,7 +259,7 @@ impl Run {
         let closing = self.closing.as_ref()?;
         let updates = closing.updates.iter().filter_map(|id| {
             let update = self.waiting.get(id)?;
-            Some(PendingUpdate::new(*id, update))
+            Some(self.pending_update(*id, update))
         });
         Some(PendingMerge {
             round: closing.round,
@@ -295,7 +304,7 @@ impl Run {
     pub fn waiting_updates(&self) -> impl Iterator<Item = PendingUpdate> + '_ {
         self.waiting
             .iter()
-            .map(|(id, update)| PendingUpdate::new(*id, update))
+            .map(|(id, update)| self.pending_update(*id, update))
     }
 
     /// Blocks that came back and will be given out before fresh ones.

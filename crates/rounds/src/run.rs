@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::blocks::{BlockPool, Piece};
 use crate::shared::Shared;
 use crate::{
-    AssignmentId, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Revision, RoundSettings,
-    WorkerId,
+    AssignmentId, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Regard, Revision,
+    RoundSettings, WorkerId,
 };
 
 /// Version of the state's serialised form. Raised when a field changes its meaning: then
@@ -167,6 +167,10 @@ pub struct Member {
     pub accepted: u64,
     /// Assignments that ended without an accepted update.
     pub returned: u64,
+    /// How well its updates agreed with those of most others lately, −1 to 1; None until one
+    /// was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<f32>,
     /// What became of its latest assignments, oldest first.
     pub verdicts: VecDeque<Verdict>,
 }
@@ -194,6 +198,9 @@ pub enum Outcome {
         revision: Revision,
         /// 1 unless it was clipped.
         factor: f32,
+        /// What was found about it; older logs don't know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        regard: Option<Regard>,
     },
     /// It is in no merge and will be in none.
     NotMerged {

@@ -10,7 +10,7 @@ use opengpu_protocol::wire::{
     Plan, Report, Reported, RoundView, RunPlan, RunView, ShardRef, TokenShards, UpdateNotice,
     Verdict, Welcome, WorkerPlan, WorkerView,
 };
-use opengpu_protocol::{RunSpec, SyncSettings};
+use opengpu_protocol::{RunSpec, SyncSettings, TrustSettings};
 use opengpu_rounds::{
     AssignmentId, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Revision, RoundSettings,
     RunId, WorkerId,
@@ -43,6 +43,7 @@ fn agent() -> Vec<(&'static str, Value)> {
         outcome: Outcome::Merged {
             revision: REVISION,
             factor: 1.0,
+            reason: Some("it counted 40 % of its weight: …".into()),
         },
     };
     let plan = Plan {
@@ -266,6 +267,7 @@ fn spec() -> RunSpec {
         round: RoundSettings::default(),
         inner: InnerSettings::default(),
         sync: SyncSettings::default(),
+        trust: TrustSettings::default(),
         evaluate_every: 5,
         checkpoint_every: 10,
     }
@@ -325,6 +327,8 @@ fn run_view() -> RunView {
             accepted: 3,
             refused: 0,
             last_refusal: Some("the round was over".into()),
+            record: Some(0.31),
+            counted_less: Some("it counted 40 % of its weight: …".into()),
             silent_ms: 400,
         }],
         rounds: vec![RoundView {

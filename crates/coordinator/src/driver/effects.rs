@@ -116,6 +116,7 @@ impl Effects {
                 merge_bytes,
                 digest,
                 factors,
+                regards,
             } => {
                 self.succeeded(run, Failed::Merge);
                 Some(Input::MergeDone {
@@ -124,6 +125,7 @@ impl Effects {
                     merge_bytes,
                     digest,
                     factors,
+                    regards,
                 })
             }
             Done::Unmergeable(reason) => Some(Input::MergeFailed { reason }),

@@ -335,7 +335,7 @@ impl LiveRun {
 
     /// Aggregation and outer optimiser, as the arithmetic takes them.
     pub fn outer_settings(&self) -> OuterSettings {
-        (&self.spec.sync).into()
+        self.spec.outer_settings()
     }
 
     /// The digest of a revision, if it is one that can be known: the newest, or one whose

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use opengpu_rounds::{Event, EventKind, Input, Phase};
+use opengpu_rounds::{Event, EventKind, Input, Phase, Regard};
 use tokio::sync::mpsc;
 
 use super::effects::Effects;
@@ -13,6 +13,7 @@ use super::open::{Opened, SNAPSHOT_FORMAT, open};
 use super::sight::sight;
 use super::workshop::{Done, Workshop};
 use crate::Coordinator;
+use crate::metrics::CodeLabel;
 use crate::store::{AppendError, Credit, RoundMetric};
 
 /// Events after which the state is stored as a snapshot.
@@ -279,9 +280,17 @@ impl Driver {
                     }
                 }
                 EventKind::Merged {
-                    round, revision, ..
+                    round,
+                    revision,
+                    regards,
+                    ..
                 } => {
                     metrics.rounds_merged.inc();
+                    for code in regards.iter().filter_map(Regard::code) {
+                        let code = code.to_owned();
+                        let counted_less = &metrics.updates_counted_less;
+                        counted_less.get_or_create(&CodeLabel { code }).inc();
+                    }
                     tracing::info!(run = %self.run.id, round, %revision, "merge is durable");
                     self.note_merged(*round);
                 }

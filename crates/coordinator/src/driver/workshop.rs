@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use opengpu_merge::{Layout, OuterSettings, OuterState, Weighted, merge_round, subtract};
 use opengpu_rounds::{
-    Checkpoint, Hash, MergeRecord, PendingMerge, PendingUpdate, Revision, Run, weight,
+    Checkpoint, Hash, MergeRecord, PendingMerge, PendingUpdate, Regard, Revision, Run, weight,
 };
 use opengpu_trainer_protocol::SharedFolder;
 use tokio::sync::{mpsc, oneshot};
@@ -90,6 +90,8 @@ pub enum Done {
         digest: Hash,
         /// Clip factors.
         factors: Vec<f32>,
+        /// What was found about each update.
+        regards: Vec<Regard>,
     },
     /// The updates can't be merged, now or ever.
     Unmergeable(String),
@@ -251,6 +253,7 @@ impl Workshop {
                 let digest = held.digest;
                 self.held = Some(held);
                 self.merge_seconds.observe(started.elapsed().as_secs_f64());
+                let regards = regards(&pending.updates, &merge.regards);
                 let (round, factors) = (pending.round, merge.factors);
                 Ok(Done::Merged {
                     round,
@@ -258,6 +261,7 @@ impl Workshop {
                     merge_bytes,
                     digest,
                     factors,
+                    regards,
                 })
             }
         }
@@ -443,6 +447,7 @@ fn compute(
         .map(|(update, payload)| Weighted {
             payload,
             weight: weight(update),
+            record: update.record,
         })
         .collect();
     match merge_round(
@@ -461,6 +466,19 @@ fn compute(
             (held, Err(reason))
         }
     }
+}
+
+/// The findings of the arithmetic in the words of the log.
+fn regards(updates: &[PendingUpdate], found: &[opengpu_merge::Regard]) -> Vec<Regard> {
+    let total: f64 = updates.iter().map(|update| f64::from(weight(update))).sum();
+    let of = |(update, found): (&PendingUpdate, &opengpu_merge::Regard)| Regard {
+        counted: (f64::from(found.share) * total / f64::from(weight(update))) as f32,
+        agreement: found.agreement,
+        record: found.record,
+        needed: found.needed,
+        twin: found.twin.map(|(other, _)| updates[other].assignment),
+    };
+    updates.iter().zip(found).map(of).collect()
 }
 
 async fn read_payloads(

@@ -8,7 +8,7 @@ use opengpu_protocol::operator::RunAction;
 use opengpu_protocol::wire::{
     DatasetManifest, Enrol, Machine, Offer, RunView, ShardRef, TokenShards,
 };
-use opengpu_protocol::{Client, RunSpec, SigningKey, SyncSettings};
+use opengpu_protocol::{Client, RunSpec, SigningKey, SyncSettings, TrustSettings};
 use opengpu_rounds::{Hash, NodeId, RoundSettings, RunId};
 use opengpu_trainer_protocol::{InnerSettings, SharedFolder, TrainerCommand};
 use tempfile::TempDir;
@@ -265,6 +265,7 @@ pub fn spec(name: &str, dataset: &str, rounds: u64, workers: u32) -> RunSpec {
         },
         inner: InnerSettings::default(),
         sync: SyncSettings::default(),
+        trust: TrustSettings::default(),
         evaluate_every: 2,
         checkpoint_every: 2,
     }

@@ -36,6 +36,7 @@ async fn an_append_is_read_back_as_it_was(db: Database) {
             digest: Hash::of(b"weights"),
             // Numbers whose decimal form is long, tiny, or huge.
             factors: vec![0.1, 1.0 / 3.0, f32::MIN_POSITIVE, f32::MAX, 1e-45],
+            regards: Vec::new(),
         },
     };
     let seq = store
@@ -151,6 +152,7 @@ async fn an_event_that_would_read_back_differently_is_refused(db: Database) {
             merge_bytes: 10,
             digest: Hash::of(b"weights"),
             factors: vec![f32::NAN],
+            regards: Vec::new(),
         },
     };
     let refused = store

@@ -123,6 +123,7 @@ pub fn round(round: u64) -> (Vec<Event>, Vec<Credit>) {
             merge_bytes: 150_000,
             digest: hash("weights", round + 1),
             factors: vec![1.0; WORKERS as usize],
+            regards: Vec::new(),
         },
     ]);
     if (round + 1).is_multiple_of(CHECKPOINT_EVERY) {

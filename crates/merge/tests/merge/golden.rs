@@ -10,8 +10,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use opengpu_merge::{
-    Codec, Layout, OuterSettings, OuterState, Payload, Weighted, digest, encode, merge_round,
-    subtract,
+    Aggregator, Codec, Layout, OuterSettings, OuterState, Payload, Weighted, digest, encode,
+    merge_round, subtract,
 };
 
 use crate::values::{CODECS, update};
@@ -47,8 +47,16 @@ fn encoded(codec: Codec) -> (Vec<u8>, Vec<f32>) {
     (payload, values)
 }
 
+const AGGREGATORS: [(&str, Aggregator); 5] = [
+    ("merge", Aggregator::Mean),
+    ("merge-trimmed-mean", Aggregator::TrimmedMean { part: 0.25 }),
+    ("merge-geometric-median", Aggregator::GeometricMedian),
+    ("merge-centred-clipping", Aggregator::CentredClipping),
+    ("merge-trust-weighted", Aggregator::TrustWeighted),
+];
+
 /// A merge of updates in three codecs, with everything switched on.
-fn merged() -> (Vec<u8>, Vec<f32>, Vec<u8>) {
+fn merged(aggregator: Aggregator) -> (Vec<u8>, Vec<f32>, Vec<u8>) {
     let layout = layout();
     let payloads: Vec<_> = [
         Codec::Sparse { k: 64 },
@@ -62,7 +70,11 @@ fn merged() -> (Vec<u8>, Vec<f32>, Vec<u8>) {
     let updates: Vec<_> = payloads
         .iter()
         .zip([1.0, 2.0, 0.7])
-        .map(|(payload, weight)| Weighted { payload, weight })
+        .map(|(payload, weight)| Weighted {
+            payload,
+            weight,
+            record: None,
+        })
         .collect();
     let settings = OuterSettings {
         down: Codec::Sparse { k: 512 },
@@ -72,6 +84,7 @@ fn merged() -> (Vec<u8>, Vec<f32>, Vec<u8>) {
         outer_momentum: 0.5,
         nesterov: true,
         clip_to_median_norm: true,
+        aggregator,
     };
     let mut state = OuterState::new(&layout, &settings);
     let mut weights = update(WEIGHTS_SEED, &layout);
@@ -101,9 +114,11 @@ fn digests(payload_of: impl Fn(&str) -> Vec<u8>) -> String {
         let rest = blake3::Hash::from_bytes(digest(&rest));
         writeln!(lines, "{} {} {applied} {rest}", name(codec), hex(&payload)).unwrap();
     }
-    let (merge, weights, state) = merged();
-    let applied = blake3::Hash::from_bytes(digest(&weights));
-    writeln!(lines, "merge {} {applied} {}", hex(&merge), hex(&state)).unwrap();
+    for (name, aggregator) in AGGREGATORS {
+        let (merge, weights, state) = merged(aggregator);
+        let applied = blake3::Hash::from_bytes(digest(&weights));
+        writeln!(lines, "{name} {} {applied} {}", hex(&merge), hex(&state)).unwrap();
+    }
     lines
 }
 
@@ -122,7 +137,7 @@ fn goldens_are_read_and_written_to_the_same_bits_on_every_platform() {
             )
             .unwrap();
         }
-        std::fs::write(folder().join("merge.bin"), merged().0).unwrap();
+        std::fs::write(folder().join("merge.bin"), merged(Aggregator::Mean).0).unwrap();
         std::fs::write(folder().join("digests.txt"), digests(read)).unwrap();
     }
     let expected = std::fs::read_to_string(folder().join("digests.txt")).unwrap();
@@ -139,7 +154,7 @@ fn goldens_are_read_and_written_to_the_same_bits_on_every_platform() {
         assert!(rest == decoded_rest, "{codec:?}");
     }
     assert!(
-        merged().0 == read("merge"),
+        merged(Aggregator::Mean).0 == read("merge"),
         "the merge is written differently"
     );
 }

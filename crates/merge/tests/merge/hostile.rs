@@ -4,8 +4,8 @@
 //! prints the seed of its case.
 
 use opengpu_merge::{
-    CHUNK, Codec, DecodeError, Layout, OuterSettings, OuterState, Weighted, add_scaled, check,
-    encode, max_bytes, merge_round, subtract,
+    Aggregator, CHUNK, Codec, DecodeError, Layout, OuterSettings, OuterState, Weighted, add_scaled,
+    check, encode, max_bytes, merge_round, subtract,
 };
 
 use crate::allocation::allocated_by;
@@ -139,11 +139,13 @@ fn a_merge_with_damaged_payloads_ends_in_an_error_or_in_finite_weights() {
             outer_momentum: [0.0, 0.999][random.below(2)],
             nesterov: random.below(2) == 0,
             clip_to_median_norm: random.below(2) == 0,
+            aggregator: Aggregator::Mean,
         };
         let mut state = OuterState::new(&layout, &settings);
         let mut weights = update(0, &layout);
         let (state_before, weights_before) = (state.clone(), weights.clone());
         let updates = [&good, &bad].map(|payload| Weighted {
+            record: None,
             payload,
             weight: f32::MIN_POSITIVE * 2.0,
         });

@@ -1,6 +1,7 @@
 //! What the crate promises, as seen from outside.
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
+mod aggregation;
 mod allocation;
 mod clipping;
 mod document;

@@ -2,7 +2,9 @@
 //! bytes for each weight, weights and state included, and that of an agent 12.
 
 use opengpu_merge::feedback::{restore, send};
-use opengpu_merge::{Codec, Layout, OuterSettings, OuterState, Weighted, encode, merge_round};
+use opengpu_merge::{
+    Aggregator, Codec, Layout, OuterSettings, OuterState, Weighted, encode, merge_round,
+};
 
 use crate::allocation::allocated_by;
 use crate::values::update;
@@ -35,6 +37,7 @@ fn a_merge_allocates_little_beside_weights_and_state() {
         .map(|payload| Weighted {
             payload,
             weight: 1.0,
+            record: None,
         })
         .collect();
     let settings = OuterSettings {
@@ -45,6 +48,7 @@ fn a_merge_allocates_little_beside_weights_and_state() {
         outer_momentum: 0.9,
         nesterov: true,
         clip_to_median_norm: true,
+        aggregator: Aggregator::Mean,
     };
     let mut state = OuterState::new(&layout, &settings);
     let mut weights = update(0, &layout);

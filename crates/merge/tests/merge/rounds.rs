@@ -1,8 +1,8 @@
 //! Merging a round.
 
 use opengpu_merge::{
-    Codec, Layout, Merge, MergeError, OuterSettings, OuterState, StateError, Weighted, digest,
-    encode, merge_round, subtract,
+    Aggregator, Codec, Layout, Merge, MergeError, OuterSettings, OuterState, StateError, Weighted,
+    digest, encode, merge_round, subtract,
 };
 use proptest::prelude::*;
 
@@ -18,6 +18,7 @@ pub fn plain() -> OuterSettings {
         outer_momentum: 0.0,
         nesterov: false,
         clip_to_median_norm: false,
+        aggregator: Aggregator::Mean,
     }
 }
 
@@ -45,6 +46,7 @@ impl Round {
             .map(|(payload, weight)| Weighted {
                 payload,
                 weight: *weight,
+                record: None,
             })
             .collect();
         merge_round(layout, settings, &updates, state, weights)
@@ -142,6 +144,7 @@ proptest! {
         let layout = Layout::new([300, 4096 + 200, 1]);
         let settings = OuterSettings {
             down, down_feedback_decay: decay, tau, outer_rate, outer_momentum, nesterov, clip_to_median_norm,
+            aggregator: Aggregator::Mean,
         };
         let mut state = OuterState::new(&layout, &settings);
         let mut weights = update(seed ^ 77, &layout);
@@ -302,6 +305,7 @@ fn what_cannot_be_merged_is_refused_and_nothing_is_changed() {
     assert_eq!(refused(&plain(), &[]), MergeError::Empty);
     for weight in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         let updates = [1.0, weight].map(|weight| Weighted {
+            record: None,
             payload: &good,
             weight,
         });
@@ -318,6 +322,7 @@ fn what_cannot_be_merged_is_refused_and_nothing_is_changed() {
     let updates = [&good[..], bad].map(|payload| Weighted {
         payload,
         weight: 1.0,
+        record: None,
     });
     assert!(matches!(
         refused(&plain(), &updates),

@@ -1,6 +1,6 @@
 //! The run that `up` submits: settings for a few minutes on a machine without a GPU.
 
-use opengpu_protocol::{RunSpec, SyncSettings};
+use opengpu_protocol::{RunSpec, SyncSettings, TrustSettings};
 use opengpu_rounds::RoundSettings;
 use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
 
@@ -51,6 +51,7 @@ pub fn local_run(
         },
         inner,
         sync: SyncSettings::default(),
+        trust: TrustSettings::default(),
         evaluate_every: 5,
         checkpoint_every: 10,
     }

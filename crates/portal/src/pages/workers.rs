@@ -45,6 +45,8 @@ pub struct WorkerRow {
     pub refused: u64,
     /// Why the last one was refused.
     pub last_refusal: String,
+    /// Why the newest one that was merged counted less than its weight.
+    pub counted_less: String,
     /// Credited tokens.
     pub credited: String,
     /// When it was last heard of.
@@ -142,6 +144,7 @@ impl WorkerRow {
             accepted: worker.accepted,
             refused: worker.refused,
             last_refusal: worker.last_refusal.clone().unwrap_or_default(),
+            counted_less: worker.counted_less.clone().unwrap_or_default(),
             credited: humanize::count(worker.credited_tokens),
             heard: humanize::ago(worker.silent_ms),
         }

@@ -116,6 +116,7 @@ impl Deciding<'_> {
             merge_bytes,
             digest,
             factors,
+            regards,
         } = input
         else {
             return Ok(());
@@ -146,6 +147,13 @@ impl Deciding<'_> {
         if factors.iter().any(|factor| !(0.0..=1.0).contains(factor)) {
             return refuse("wrong_factors", "a clip factor lies between 0 and 1");
         }
+        if !regards.is_empty() && regards.len() != updates {
+            let given = regards.len();
+            return refuse(
+                "wrong_regards",
+                format!("the merge has {updates} updates and findings about {given}"),
+            );
+        }
         let revision = Revision {
             number: run.revision.number + 1,
             ..run.revision
@@ -157,6 +165,7 @@ impl Deciding<'_> {
             merge_bytes: *merge_bytes,
             digest: *digest,
             factors: factors.clone(),
+            regards: regards.clone(),
         });
         let rounds = self.run().settings.rounds;
         if revision.number >= rounds {

@@ -378,6 +378,7 @@ impl World<'_> {
                 merge_bytes: 50,
                 digest,
                 factors,
+                regards: Vec::new(),
             },
         );
     }

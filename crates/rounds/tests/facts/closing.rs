@@ -1,6 +1,6 @@
 //! When a round ends, and with what.
 
-use opengpu_rounds::{EventKind, Input, Outcome, Phase, RoundSettings, WorkerId, weight};
+use opengpu_rounds::{EventKind, Input, Outcome, Phase, Regard, RoundSettings, WorkerId, weight};
 
 use crate::story::{Story, hash, revision, settings};
 
@@ -125,6 +125,48 @@ fn a_restarted_coordinator_does_not_take_everyone_for_silent() {
 }
 
 #[test]
+fn what_a_merge_finds_goes_into_the_record_and_is_said_to_the_worker() {
+    let mut story = Story::training(settings(), 3);
+    let updates: Vec<_> = (1..=3).map(|worker| story.update(worker)).collect();
+    let regard = |counted, agreement: f32| Regard {
+        counted,
+        agreement: Some(agreement),
+        record: Some(agreement / 2.0),
+        needed: Some(0.125),
+        twin: None,
+    };
+    let regards = vec![regard(1.5, 0.5), regard(1.5, 0.5), regard(0.0, -0.5)];
+    let done = |regards| Input::MergeDone {
+        round: 0,
+        merge: hash("merge"),
+        merge_bytes: 7,
+        digest: hash("digest"),
+        factors: vec![1.0; 3],
+        regards,
+    };
+    assert_eq!(story.act(done(regards[..2].to_vec())), Err("wrong_regards"));
+    let pending = story.run.pending_merge().unwrap();
+    assert!(pending.updates.iter().all(|update| update.record.is_none()));
+    story.act(done(regards.clone())).unwrap();
+    let merged = story.run.merges().next().unwrap();
+    assert!(
+        merged.updates.iter().all(|update| update.record.is_none()),
+        "they were weighed with what was known before"
+    );
+    let record = |worker| story.run.member(WorkerId(worker)).unwrap().record;
+    assert_eq!([1, 2, 3].map(record), [Some(0.25), Some(0.25), Some(-0.25)]);
+    let said = |update: usize| match story.outcome(updates[update]) {
+        Some(Outcome::Merged { regard, .. }) => regard.unwrap().explanation(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(said(0), None);
+    assert_eq!(
+        said(2).unwrap(),
+        "it counted 0 % of its weight: this worker's agreement with most others is -0.250, from 0.125 on an update counts in full"
+    );
+}
+
+#[test]
 fn a_merge_makes_the_next_revision_and_each_update_learns_its_factor() {
     let mut story = Story::training(settings(), 3);
     let updates: Vec<_> = (1..=3).map(|worker| story.update(worker)).collect();
@@ -134,6 +176,7 @@ fn a_merge_makes_the_next_revision_and_each_update_learns_its_factor() {
         merge_bytes: 7,
         digest: hash("digest"),
         factors,
+        regards: Vec::new(),
     };
     assert_eq!(story.act(done(vec![1.0])), Err("wrong_factors"));
     assert_eq!(
@@ -144,6 +187,7 @@ fn a_merge_makes_the_next_revision_and_each_update_learns_its_factor() {
     let expected = Outcome::Merged {
         revision: revision(0, 1),
         factor: 0.25,
+        regard: None,
     };
     assert_eq!(story.outcome(updates[1]), Some(expected));
     assert_eq!(story.run.digest(), Some(hash("digest")));
@@ -159,6 +203,7 @@ fn a_merge_makes_the_next_revision_and_each_update_learns_its_factor() {
         merge_bytes: 7,
         digest: hash("other"),
         factors: vec![1.0; 3],
+        regards: Vec::new(),
     };
     assert_eq!(story.act(other), Err("no_such_merge"));
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use opengpu_rounds::{Event, FeedbackId, Input, RoundSettings, Run, WorkerId};
+use opengpu_rounds::{Event, FeedbackId, Input, Outcome, RoundSettings, Run, WorkerId};
 
 use crate::story::{Story, revision, settings};
 
@@ -109,11 +109,23 @@ fn told(run: &Run) -> String {
                 member.returned
             ),
         );
+        if let Some(record) = member.record {
+            line("record", record.to_string());
+        }
         for verdict in run.verdicts(worker) {
-            line(
-                "verdict",
-                format!("{} {:?}", verdict.assignment, verdict.outcome),
-            );
+            // Written the same as before an outcome had a regard.
+            let outcome = match &verdict.outcome {
+                Outcome::Merged {
+                    revision,
+                    factor,
+                    regard,
+                } => {
+                    let merged = format!("Merged {{ revision: {revision:?}, factor: {factor:?} }}");
+                    regard.map_or(merged.clone(), |regard| format!("{merged} {regard:?}"))
+                }
+                other => format!("{other:?}"),
+            };
+            line("verdict", format!("{} {outcome}", verdict.assignment));
         }
     }
     for round in run.rounds() {

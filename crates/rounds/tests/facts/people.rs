@@ -313,6 +313,7 @@ fn a_rollback_during_a_merge_forgets_the_merge() {
         merge_bytes: 1,
         digest: hash("digest"),
         factors: vec![1.0; 3],
+        regards: Vec::new(),
     };
     assert_eq!(story.act(late), Err("no_such_merge"));
 }

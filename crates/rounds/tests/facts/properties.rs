@@ -75,6 +75,7 @@ fn input() -> impl Strategy<Value = Input> {
                 merge_bytes: 1,
                 digest,
                 factors,
+                regards: Vec::new(),
             }
         ),
         1 => reason().prop_map(|reason| Input::MergeFailed { reason }),
@@ -232,6 +233,7 @@ impl History {
                         merge_bytes: 2,
                         digest: Hash::of(&next.to_be_bytes()),
                         factors: vec![1.0; pending.updates.len()],
+                        regards: Vec::new(),
                     });
                 }
             }
@@ -314,6 +316,7 @@ fn stray() -> impl Strategy<Value = EventKind> {
             merge_bytes: 1,
             digest,
             factors: vec![],
+            regards: Vec::new(),
         }),
         worker().prop_map(|worker| EventKind::WorkerLeft {
             worker,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use opengpu_rounds::{
     AssignmentId, Decision, Event, EventKind, FeedbackId, Fleet, Hash, Input, NodeId, Outcome,
-    Phase, Revision, RoundSettings, Run, WorkerId, WorkerSight,
+    PendingUpdate, Phase, Regard, Revision, RoundSettings, Run, WorkerId, WorkerSight,
 };
 
 pub const TOKENS_PER_BLOCK: u64 = 100;
@@ -227,12 +227,21 @@ impl Story {
         let pending = self.run.pending_merge().expect("a merge is pending");
         let number = self.run.revision().number + 1;
         let digest = hash(revision(self.run.revision().lineage, number));
+        let regard = |update: &PendingUpdate| Regard {
+            counted: 1.0,
+            agreement: Some(0.5),
+            record: Some(0.25 + 0.5 * update.record.unwrap_or(0.5)),
+            needed: Some(0.25),
+            twin: None,
+        };
+        let regards = pending.updates.iter().map(regard).collect();
         self.act(Input::MergeDone {
             round: pending.round,
             merge: hash(format!("merge {number}")),
             merge_bytes: 7,
             digest,
             factors: vec![1.0; pending.updates.len()],
+            regards,
         })
         .unwrap();
         self.run.revision()

@@ -1,0 +1,331 @@
+//! The rules of aggregation: what holds for all of them, and what each is for.
+
+use opengpu_merge::{
+    Aggregator, Codec, Layout, Merge, OuterSettings, OuterState, TWIN_COSINE, Weighted, encode,
+    merge_round, record,
+};
+use proptest::prelude::*;
+
+use crate::rounds::plain;
+use crate::values::Random;
+
+const ALL: [Aggregator; 5] = [
+    Aggregator::Mean,
+    Aggregator::TrimmedMean { part: 0.3 },
+    Aggregator::GeometricMedian,
+    Aggregator::CentredClipping,
+    Aggregator::TrustWeighted,
+];
+
+/// Those that withstand a quarter of the weight.
+const ROBUST: [Aggregator; 4] = [
+    Aggregator::TrimmedMean { part: 0.3 },
+    Aggregator::GeometricMedian,
+    Aggregator::CentredClipping,
+    Aggregator::TrustWeighted,
+];
+
+const WEIGHTS: usize = 9000;
+
+fn layout() -> Layout {
+    Layout::new([WEIGHTS - 100, 100])
+}
+
+/// What a worker found: a direction that all share, and as much noise of its own.
+fn honest(seed: u64) -> Vec<f32> {
+    let (mut shared, mut own) = (Random(1), Random(seed + 1000));
+    (0..WEIGHTS)
+        .map(|_| shared.bell() + 1.5 * own.bell())
+        .collect()
+}
+
+fn scaled(mut values: Vec<f32>, factor: f32) -> Vec<f32> {
+    values.iter_mut().for_each(|value| *value *= factor);
+    values
+}
+
+/// The step of a round and how it came to be. Nothing is clipped but where trust, which looks
+/// at directions alone, depends on it.
+fn step(aggregator: Aggregator, tau: f32, updates: &[(Codec, Vec<f32>, f32)]) -> (Vec<f32>, Merge) {
+    let (layout, settings) = (
+        layout(),
+        OuterSettings {
+            tau,
+            aggregator,
+            clip_to_median_norm: aggregator == Aggregator::TrustWeighted,
+            ..plain()
+        },
+    );
+    let payloads: Vec<(Vec<u8>, f32)> = updates
+        .iter()
+        .map(|(codec, values, weight)| {
+            let payload = encode(*codec, &layout, &mut values.clone()).unwrap();
+            (payload, *weight)
+        })
+        .collect();
+    let weighted: Vec<_> = payloads
+        .iter()
+        .map(|(payload, weight)| Weighted {
+            payload,
+            weight: *weight,
+            record: None,
+        })
+        .collect();
+    let mut state = OuterState::new(&layout, &settings);
+    let mut weights = vec![0.0; layout.len()];
+    let merge = merge_round(&layout, &settings, &weighted, &mut state, &mut weights).unwrap();
+    (scaled(weights, -1.0), merge)
+}
+
+fn length(values: &[f32]) -> f64 {
+    values
+        .iter()
+        .map(|v| f64::from(*v).powi(2))
+        .sum::<f64>()
+        .sqrt()
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    length(&difference)
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let product: f64 = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+        .sum();
+    product / length(a) / length(b)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn the_order_of_the_updates_changes_nothing_but_rounding(
+        seed in 0u64..1000,
+        count in 1usize..8,
+        turn in 0usize..8,
+        sparse: bool,
+        aggregator in proptest::sample::select(&ALL[..]),
+    ) {
+        let codec = if sparse { Codec::Sparse { k: 300 } } else { Codec::Int8 };
+        let mut updates: Vec<_> = (0..count as u64)
+            .map(|id| (codec, honest(seed + id), 1.0 + id as f32))
+            .collect();
+        let (before, _) = step(aggregator, 0.5, &updates);
+        updates.rotate_left(turn % count);
+        let (after, _) = step(aggregator, 0.5, &updates);
+        // Another order makes other sketches; what they leave uncertain is small.
+        prop_assert!(distance(&before, &after) <= 0.05 * length(&before));
+    }
+
+    #[test]
+    fn what_all_say_is_done(
+        seed in 0u64..1000,
+        count in 1usize..8,
+        aggregator in proptest::sample::select(&ALL[..]),
+    ) {
+        let one = honest(seed);
+        let updates: Vec<_> = (0..count).map(|id| (Codec::Float32, one.clone(), 1.0 + id as f32)).collect();
+        let (step, merge) = step(aggregator, 0.5, &updates);
+        prop_assert!(distance(&step, &one) <= 1e-4 * length(&one), "{:?}", merge.regards);
+    }
+
+    #[test]
+    fn twice_as_long_updates_make_a_step_twice_as_long(
+        seed in 0u64..1000,
+        count in 1usize..8,
+        aggregator in proptest::sample::select(&ALL[..]),
+    ) {
+        let round = |factor| {
+            let updates: Vec<_> = (0..count as u64)
+                .map(|id| (Codec::Float32, scaled(honest(seed + id), factor), 1.0))
+                .collect();
+            step(aggregator, 0.5, &updates).0
+        };
+        // The sketches' signs follow from the payloads, so that they differ a little.
+        prop_assert!(distance(&scaled(round(1.0), 2.0), &round(2.0)) <= 0.05 * length(&round(2.0)));
+    }
+
+    #[test]
+    fn a_quarter_of_the_weight_cannot_take_a_robust_rule_over(
+        seed in 0u64..1000,
+        factor in proptest::sample::select(&[-1e4f32, -10.0, 10.0, 1e4][..]),
+        aggregator in proptest::sample::select(&ROBUST[..]),
+    ) {
+        let mut updates: Vec<_> = (0..6).map(|id| (Codec::Int8, honest(seed + id), 1.0)).collect();
+        let (clean, _) = step(aggregator, 0.5, &updates);
+        for id in 6..8 {
+            updates.push((Codec::Int8, scaled(honest(seed + id), factor), 1.0));
+        }
+        let (step, merge) = step(aggregator, 0.5, &updates);
+        let moved = distance(&step, &clean) / length(&clean);
+        prop_assert!(moved < 1.0, "moved {moved}: {:?}", merge.regards);
+        prop_assert!(cosine(&step, &clean) > 0.7, "cosine {}", cosine(&step, &clean));
+    }
+
+    #[test]
+    fn a_lone_sender_moves_a_coordinate_by_its_share_of_the_floor_at_most(
+        seed in 0u64..1000,
+        count in 3usize..9,
+        aggregator in proptest::sample::select(&ALL[..]),
+    ) {
+        // One sends everything, the others nothing but the last hundred weights.
+        let mut updates = vec![(Codec::Sparse { k: 4096 }, honest(seed), 1.0)];
+        for id in 1..count as u64 {
+            let mut values = honest(seed + id);
+            values[..WEIGHTS - 100].fill(0.0);
+            updates.push((Codec::Sparse { k: 4096 }, values, 1.0));
+        }
+        let (step, merge) = step(aggregator, 0.5, &updates);
+        // A rule may raise a share when others are left out, to twice of it at most.
+        let share = merge.regards[0].share;
+        prop_assert!(share <= 2.0 / count as f32 + 1e-6);
+        let most = f64::from(share / 0.5).min(1.0);
+        let (moved, sent) = (length(&step[..WEIGHTS - 100]), length(&updates[0].1[..WEIGHTS - 100]));
+        prop_assert!(moved <= 1.01 * most * sent, "{moved} of {sent}, share {share}");
+    }
+}
+
+#[test]
+fn the_mean_is_what_an_attacker_says() {
+    let mut updates: Vec<_> = (0..7).map(|id| (Codec::Int8, honest(id), 1.0)).collect();
+    let (clean, _) = step(Aggregator::Mean, 0.5, &updates);
+    updates.push((Codec::Int8, scaled(honest(7), -1e4), 1.0));
+    let (step, _) = step(Aggregator::Mean, 0.5, &updates);
+    assert!(cosine(&step, &clean) < 0.0 && length(&step) > 100.0 * length(&clean));
+}
+
+#[test]
+fn angles_are_measured_to_a_few_hundredths() {
+    for codec in [Codec::Float32, Codec::Sparse { k: 512 }] {
+        let updates: Vec<_> = (0..12).map(|id| (codec, honest(id), 1.0)).collect();
+        let (_, merge) = step(Aggregator::Mean, 0.5, &updates);
+        let read = |(codec, values, _): &(Codec, Vec<f32>, f32)| {
+            let mut rest = values.clone();
+            let payload = encode(*codec, &layout(), &mut rest).unwrap();
+            let mut sent = vec![0.0; WEIGHTS];
+            opengpu_merge::add_scaled(&layout(), &payload, 1.0, &mut sent).unwrap();
+            sent
+        };
+        let sent: Vec<_> = updates.iter().map(read).collect();
+        for (update, regard) in merge.regards.iter().enumerate() {
+            // Alike as they are, their geometric median is near their mean.
+            let mut others = vec![0.0; WEIGHTS];
+            for (other, values) in sent.iter().enumerate() {
+                if other != update {
+                    others.iter_mut().zip(values).for_each(|(o, v)| *o += v);
+                }
+            }
+            let exact = cosine(&sent[update], &others);
+            let measured = f64::from(regard.agreement.unwrap());
+            assert!(
+                (exact - measured).abs() < 0.06,
+                "{codec:?} {exact} {measured}"
+            );
+        }
+    }
+}
+
+#[test]
+fn who_says_the_contrary_counts_nothing_and_who_says_less_counts_in_full() {
+    let mut updates: Vec<_> = (0..6).map(|id| (Codec::Int8, honest(id), 1.0)).collect();
+    updates.push((Codec::Int8, scaled(honest(6), -1.0), 1.0));
+    // A batch half as large: the same direction, with more noise of its own.
+    let mut noise = Random(99);
+    let noisy = honest(7).into_iter().map(|v| v + noise.bell()).collect();
+    updates.push((Codec::Int8, noisy, 1.0));
+    let (_, merge) = step(Aggregator::TrustWeighted, 0.5, &updates);
+    let share = |update: usize| merge.regards[update].share;
+    assert_eq!(share(6), 0.0);
+    assert!(merge.regards[6].agreement.unwrap() < -0.2);
+    for update in [0, 1, 2, 3, 4, 5, 7] {
+        assert!(
+            (share(update) - 1.0 / 7.0).abs() < 1e-6,
+            "{:?}",
+            merge.regards
+        );
+    }
+}
+
+#[test]
+fn who_says_nothing_does_not_hold_the_others_down() {
+    let mut updates: Vec<_> = (0..3).map(|id| (Codec::Int8, honest(id), 1.0)).collect();
+    updates.push((Codec::Int8, vec![0.0; WEIGHTS], 1.0));
+    let (_, merge) = step(Aggregator::TrustWeighted, 0.5, &updates);
+    let shares: Vec<f32> = merge.regards.iter().map(|r| r.share).collect();
+    assert_eq!(shares[3], 0.0);
+    assert!(
+        shares[..3]
+            .iter()
+            .all(|share| (share - 1.0 / 3.0).abs() < 1e-6)
+    );
+    // Where all say nothing there is nobody to compare with.
+    let updates: Vec<_> = (0..3)
+        .map(|_| (Codec::Int8, vec![0.0; WEIGHTS], 1.0))
+        .collect();
+    let (_, merge) = step(Aggregator::TrustWeighted, 0.5, &updates);
+    assert!(
+        merge
+            .regards
+            .iter()
+            .all(|r| (r.share - 1.0 / 3.0).abs() < 1e-6)
+    );
+}
+
+#[test]
+fn copies_count_as_one_and_are_named() {
+    let mut updates: Vec<_> = (0..5).map(|id| (Codec::Int8, honest(id), 1.0)).collect();
+    for factor in [1.0, 1.1, 0.9] {
+        updates.push((Codec::Int8, scaled(honest(5), factor), 1.0));
+    }
+    let (_, merge) = step(Aggregator::TrustWeighted, 0.5, &updates);
+    for regard in &merge.regards[..5] {
+        assert_eq!(regard.twin, None);
+        assert!((regard.share - 1.0 / 6.0).abs() < 1e-6, "{regard:?}");
+    }
+    for regard in &merge.regards[5..] {
+        let (other, cosine) = regard.twin.unwrap();
+        assert!(other >= 5 && cosine > TWIN_COSINE);
+        assert!((regard.share - 1.0 / 18.0).abs() < 1e-6, "{regard:?}");
+    }
+}
+
+#[test]
+fn two_updates_are_not_held_against_each_other() {
+    let updates = [
+        (Codec::Int8, honest(1), 1.0),
+        (Codec::Int8, scaled(honest(2), -1.0), 3.0),
+    ];
+    for aggregator in [Aggregator::Mean, Aggregator::TrustWeighted] {
+        let (_, merge) = step(aggregator, 0.5, &updates);
+        let shares: Vec<f32> = merge.regards.iter().map(|r| r.share).collect();
+        assert_eq!(shares, [0.25, 0.75]);
+        assert!(merge.regards.iter().all(|r| r.agreement.is_none()));
+    }
+}
+
+#[test]
+fn a_record_falls_at_once_and_rises_slowly() {
+    let good = record(None, 0.5);
+    assert_eq!(good, 0.5);
+    assert_eq!(record(Some(good), -0.5), 0.0);
+    let mut now = record(Some(good), -0.5);
+    for _ in 0..3 {
+        now = record(Some(now), 0.5);
+    }
+    assert!(now > 0.2 && now < 0.25, "{now}");
+}
+
+#[test]
+fn settings_of_the_trimmed_mean_are_checked() {
+    for part in [0.0, 0.5, -1.0, f32::NAN] {
+        let settings = OuterSettings {
+            aggregator: Aggregator::TrimmedMean { part },
+            ..plain()
+        };
+        assert!(settings.check().is_err(), "{part}");
+    }
+}
