@@ -101,7 +101,7 @@ fn check_rounds(round: &RoundSettings) -> Result<(), SpecError> {
     within("round.silence_ms", round.silence_ms, 1_000..=WEEK_MS)?;
     within("round.max_blocks", round.max_blocks, 1..=1_000_000)?;
     within("round.staleness_rounds", round.staleness_rounds, 1..=1_000)?;
-    within("round.stretch", round.stretch, 1.0..=100.0)
+    within("round.stretch", round.stretch, 1.0..=10.0)
 }
 
 fn check_inner(inner: &InnerSettings) -> Result<(), SpecError> {
@@ -129,7 +129,7 @@ fn check_sync(sync: &SyncSettings) -> Result<(), SpecError> {
     )?;
     within("sync.tau", sync.tau, 0.0..=1.0)?;
     within("sync.outer_rate", sync.outer_rate, 1e-6..=100.0)?;
-    within("sync.outer_momentum", sync.outer_momentum, 0.0..=0.999_999)
+    within("sync.outer_momentum", sync.outer_momentum, 0.0..=0.999)
 }
 
 fn check_trust(trust: &TrustSettings, sync: &SyncSettings) -> Result<(), SpecError> {
@@ -317,6 +317,24 @@ mod tests {
             match spec.check() {
                 Err(SpecError::Field { field, .. }) => assert_eq!(&field, name),
                 other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_passes_is_good_enough_to_start_and_to_merge() {
+        for number in [0.0, 0.5, 0.999, 0.9995, 1.0, 10.0, 10.5, 100.0] {
+            let mut spec = RunSpec::from_toml(FILE).unwrap();
+            spec.round.blocks_per_epoch = 1;
+            spec.round.stretch = number;
+            if spec.check().is_ok() {
+                assert_eq!(spec.round.problem(), None);
+            }
+            spec.round.stretch = 1.0;
+            spec.sync.outer_momentum = number;
+            if spec.check().is_ok() {
+                let outer = spec.outer_settings();
+                assert_eq!(outer.check(), Ok(()));
             }
         }
     }
