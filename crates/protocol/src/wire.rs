@@ -482,3 +482,24 @@ pub struct ErrorBody {
     /// For a person: what is wrong, with the number, and what mends it.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_fraction_comes_through_json_to_the_last_bit() {
+        // Found by fuzzing: read back as 6.5523103684598985e-127, its neighbour.
+        let sent = Evaluation {
+            revision: Revision {
+                lineage: 0,
+                number: 1,
+            },
+            nats_per_token: 6.552310368459899e-127,
+            bits_per_byte: None,
+        };
+        let json = serde_json::to_string(&sent).unwrap();
+        assert_eq!(serde_json::from_str::<Evaluation>(&json).unwrap(), sent);
+    }
+}
