@@ -1,0 +1,340 @@
+//! What a coordinator answers as JSON: to agents, which do not trust it with their machine,
+//! and to whoever watches a run.
+
+#![no_main]
+
+use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
+use opengpu_protocol::operator::{Exported, ExportedFile, LogEntry, Sampled, TokenMade};
+use opengpu_protocol::wire::{
+    AssignmentPlan, BlobManifest, CheckpointRef, Enrolled, ErrorBody, Evaluation, History, Machine,
+    MergeRef, NodeView, Offered, Outcome, Plan, Reported, RoundView, RunPlan, RunView, Verdict,
+    Welcome, WorkerPlan, WorkerView,
+};
+use opengpu_rounds::{
+    AssignmentId, BlockRange, Event, EventKind, FeedbackId, NodeId, Regard, Revision, RunId,
+    WorkerId,
+};
+
+opengpu_fuzz::target!(seeds, |bytes| attempt_message(KINDS, bytes));
+
+const KINDS: &[Kind] = &[
+    ("Welcome", reads::<Welcome>),
+    ("Enrolled", reads::<Enrolled>),
+    ("Offered", reads::<Offered>),
+    ("Reported", reads::<Reported>),
+    ("Plan", reads::<Plan>),
+    ("Verdict", reads::<Verdict>),
+    ("History", reads::<History>),
+    ("BlobManifest", |json| {
+        if let Some(manifest) = read::<BlobManifest>(json) {
+            fits(&manifest);
+        }
+    }),
+    ("RunView", |json| {
+        if let Some(view) = read::<RunView>(json) {
+            check_spec(&view.spec);
+        }
+    }),
+    ("NodeView", reads::<NodeView>),
+    ("ErrorBody", reads::<ErrorBody>),
+    ("LogEntries", reads::<Vec<LogEntry>>),
+    ("Exported", reads::<Exported>),
+    ("Sampled", reads::<Sampled>),
+    ("TokenMade", reads::<TokenMade>),
+];
+
+/// A manifest that is accepted has a chunk for each MiB, and no more.
+fn fits(manifest: &BlobManifest) {
+    let limit = 1 << 40;
+    if manifest.check(limit).is_ok() {
+        let chunks = manifest.chunks.len() as u64;
+        assert!(manifest.bytes <= limit && chunks <= 1 << 20);
+        assert!(manifest.bytes <= chunks << 20 && manifest.bytes + (1 << 20) > chunks << 20);
+    }
+}
+
+fn seeds() -> Vec<Seed> {
+    let mut seeds = plans();
+    seeds.extend(views());
+    seeds.extend(log());
+    seeds.extend([
+        seed(
+            "Welcome",
+            &Welcome {
+                version: 1,
+                software: "opengpu 0.1.0".into(),
+                unix_ms: 1_790_000_000_000,
+            },
+        ),
+        seed("Enrolled", &Enrolled { node: NodeId(5) }),
+        seed(
+            "Offered",
+            &Offered {
+                worker: WorkerId(5),
+            },
+        ),
+        seed("Reported", &Reported { resync: true }),
+        seed(
+            "BlobManifest",
+            &BlobManifest {
+                bytes: 3_000_000,
+                chunks: vec![example::hash(); 3],
+            },
+        ),
+        seed(
+            "ErrorBody",
+            &ErrorBody {
+                code: "unknown_run".into(),
+                message: "there is no run 7".into(),
+            },
+        ),
+        seed(
+            "Sampled",
+            &Sampled {
+                text: "or not to be".into(),
+            },
+        ),
+        seed(
+            "TokenMade",
+            &TokenMade {
+                token: "token".into(),
+            },
+        ),
+        seed(
+            "Exported",
+            &Exported {
+                path: "exports/run-r45".into(),
+                files: vec![ExportedFile {
+                    name: "config.json".into(),
+                    bytes: 500,
+                    blake3: example::hash(),
+                }],
+            },
+        ),
+    ]);
+    seeds
+}
+
+fn plans() -> Vec<Seed> {
+    let outcomes = [
+        Outcome::Waiting,
+        Outcome::Merged {
+            revision: example::revision(),
+            factor: 0.75,
+            reason: Some("it counted 40 % of its weight".into()),
+        },
+        Outcome::NotMerged {
+            reason: "it came too late".into(),
+        },
+    ];
+    let verdicts = outcomes.map(|outcome| Verdict {
+        assignment: AssignmentId(8),
+        outcome,
+    });
+    let assignment = AssignmentPlan {
+        assignment: AssignmentId(9),
+        round: 20,
+        base: example::revision(),
+        blocks: vec![
+            BlockRange { start: 3, end: 9 },
+            BlockRange { start: 40, end: 41 },
+        ],
+        remaining_ms: 5000,
+        progress_from: 0.1,
+        progress_to: 0.2,
+    };
+    let run = RunPlan {
+        run: RunId(1),
+        revision: example::revision(),
+        digest: example::hash(),
+        assignment: Some(assignment),
+        verdicts: verdicts.to_vec(),
+    };
+    let worker = |device, run| WorkerPlan {
+        worker: WorkerId(5),
+        device,
+        run,
+    };
+    let plan = Plan {
+        node: NodeId(2),
+        draining: false,
+        workers: vec![worker(0, Some(run)), worker(1, None)],
+    };
+    let merge = MergeRef {
+        revision: example::revision(),
+        merge: example::hash(),
+        bytes: 4000,
+        digest: example::hash(),
+    };
+    let history = History {
+        checkpoint: CheckpointRef {
+            revision: Revision {
+                lineage: 1,
+                number: 19,
+            },
+            weights: example::hash(),
+        },
+        merges: vec![merge; 2],
+    };
+    let mut seeds = vec![seed("Plan", &plan), seed("History", &history)];
+    let huge = b"Verdict\n{\"assignment\":8,\"outcome\":\"merged\",\"revision\":{\"lineage\":1,\"number\":2},\"factor\":1e39}";
+    seeds.push(("huge".into(), huge.to_vec()));
+    seeds.extend(verdicts.iter().map(|verdict| seed("Verdict", verdict)));
+    seeds
+}
+
+fn views() -> Vec<Seed> {
+    let machine = Machine {
+        platform: "linux x86_64".into(),
+        cores: 8,
+        memory_bytes: 1 << 34,
+        software: "opengpu 0.1.0".into(),
+    };
+    let node = NodeView {
+        node: NodeId(2),
+        name: "kitchen".into(),
+        state: "active".into(),
+        connected: true,
+        machine,
+        workers: vec![WorkerId(5)],
+        credited_tokens: 1000,
+    };
+    let worker = WorkerView {
+        worker: WorkerId(5),
+        node: NodeId(2),
+        name: "kitchen".into(),
+        device: "CPU".into(),
+        activity: Some(example::training()),
+        revision: Some(example::revision()),
+        digest: None,
+        blocks_per_second: 0.3,
+        credited_tokens: 1000,
+        accepted: 20,
+        refused: 1,
+        last_refusal: Some("it came too late".into()),
+        record: Some(0.25),
+        counted_less: Some("it counted 40 % of its weight".into()),
+        silent_ms: 12,
+    };
+    let round = RoundView {
+        round: 20,
+        revision: None,
+        assigned: 3,
+        merged: 2,
+        tokens: 5000,
+        loss: Some(3.057),
+        upload_bytes: 1,
+        merge_bytes: 2,
+        duration_ms: 6000,
+        reason: "all reported".into(),
+    };
+    let run = RunView {
+        run: RunId(1),
+        spec: example::spec(),
+        dataset: example::dataset(),
+        phase: "training".into(),
+        explanation: "round 20".into(),
+        trouble: None,
+        round: 20,
+        revision: example::revision(),
+        digest: example::hash(),
+        tokens: 100_000,
+        tokens_per_second: 28_900.1,
+        upload_bytes: 1,
+        download_bytes: 2,
+        training_loss: Some(3.1),
+        evaluations: vec![Evaluation {
+            revision: example::revision(),
+            nats_per_token: 3.2989,
+            bits_per_byte: Some(2.001),
+        }],
+        evaluation_problem: None,
+        workers: vec![worker],
+        rounds: vec![round],
+    };
+    vec![seed("NodeView", &node), seed("RunView", &run)]
+}
+
+fn log() -> Vec<Seed> {
+    let (assignment, round, base) = (AssignmentId(3), 20, example::revision());
+    let (worker, feedback) = (WorkerId(5), FeedbackId(6));
+    let (digest, reason) = (example::hash(), "because".to_owned());
+    let kinds = [
+        EventKind::Created {
+            settings: example::spec().round,
+        },
+        EventKind::Forming,
+        EventKind::WorkerJoined {
+            worker,
+            node: NodeId(2),
+            feedback,
+            founder: true,
+        },
+        EventKind::RoundOpened {
+            round,
+            base,
+            deadline_ms: 9000,
+        },
+        EventKind::Assigned {
+            assignment,
+            worker,
+            round,
+            base,
+            blocks: vec![BlockRange { start: 3, end: 9 }],
+            attempt: 0,
+        },
+        EventKind::UpdateAccepted {
+            assignment,
+            blocks_completed: 2,
+            payload: digest,
+            payload_bytes: 400,
+            tokens: 5000,
+            mergeable: true,
+        },
+        EventKind::RoundClosed {
+            round,
+            updates: vec![assignment],
+            reason: reason.clone(),
+        },
+        EventKind::Merged {
+            round,
+            revision: base,
+            merge: digest,
+            merge_bytes: 700,
+            digest,
+            factors: vec![1.0, 0.3],
+            regards: vec![
+                Regard {
+                    counted: 0.4,
+                    agreement: Some(0.1),
+                    record: Some(0.05),
+                    needed: Some(0.125),
+                    twin: Some(assignment),
+                };
+                2
+            ],
+        },
+        EventKind::Checkpointed {
+            revision: base,
+            weights: digest,
+            outer_state: digest,
+        },
+        EventKind::RolledBack {
+            to: base,
+            revision: base,
+            reason,
+        },
+    ];
+    let entries = kinds.into_iter().zip(1..).map(|(kind, sequence)| LogEntry {
+        sequence,
+        event: Event {
+            at_ms: 1000 * sequence,
+            kind,
+        },
+    });
+    let entries: Vec<_> = entries.collect();
+    entries
+        .chunks(3)
+        .map(|entries| seed("LogEntries", &entries))
+        .collect()
+}

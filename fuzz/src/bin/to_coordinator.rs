@@ -1,0 +1,133 @@
+//! What nodes and the operator send to a coordinator as JSON.
+
+#![no_main]
+
+use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
+use opengpu_protocol::RunSpec;
+use opengpu_protocol::operator::{RollbackRequest, SampleRequest, TokenRequest};
+use opengpu_protocol::signing::is_public_key;
+use opengpu_protocol::wire::{
+    Activity, DatasetManifest, Enrol, Hello, Machine, Offer, Report, UpdateNotice,
+};
+use opengpu_rounds::{AssignmentId, FeedbackId, RunId, WorkerId};
+
+opengpu_fuzz::target!(seeds, |bytes| attempt_message(KINDS, bytes));
+
+const KINDS: &[Kind] = &[
+    ("Hello", reads::<Hello>),
+    ("Enrol", |json| {
+        if let Some(enrol) = read::<Enrol>(json) {
+            is_public_key(&enrol.public_key);
+        }
+    }),
+    ("Offer", reads::<Offer>),
+    ("Report", reads::<Report>),
+    ("UpdateNotice", reads::<UpdateNotice>),
+    ("RunSpec", |json| {
+        if let Some(spec) = read::<RunSpec>(json) {
+            check_spec(&spec);
+        }
+    }),
+    ("DatasetManifest", reads::<DatasetManifest>),
+    ("RollbackRequest", reads::<RollbackRequest>),
+    ("SampleRequest", reads::<SampleRequest>),
+    ("TokenRequest", reads::<TokenRequest>),
+];
+
+fn seeds() -> Vec<Seed> {
+    let mut seeds = vec![
+        seed(
+            "Hello",
+            &Hello {
+                oldest: 1,
+                newest: 2,
+                software: "opengpu 0.1.0".into(),
+            },
+        ),
+        seed(
+            "Enrol",
+            &Enrol {
+                token: "token".into(),
+                public_key: example::hash(),
+                name: "Küche \"1\"\n".into(),
+                machine: Machine {
+                    platform: "linux x86_64".into(),
+                    cores: 8,
+                    memory_bytes: 1 << 34,
+                    software: "opengpu 0.1.0".into(),
+                },
+            },
+        ),
+        seed(
+            "Offer",
+            &Offer {
+                trainer: "burn-flex 0.1.0".into(),
+                device: "CPU (2 threads)".into(),
+                numerics_class: "cpu".into(),
+            },
+        ),
+        seed(
+            "UpdateNotice",
+            &UpdateNotice {
+                worker: WorkerId(2),
+                assignment: AssignmentId(3),
+                base: example::revision(),
+                blocks_completed: 4,
+                payload: example::hash(),
+                payload_bytes: 5000,
+                feedback: FeedbackId(6),
+                loss: 6.875,
+                train_seconds: 0.1,
+            },
+        ),
+        seed("RunSpec", &example::spec()),
+        seed("DatasetManifest", &example::dataset()),
+        seed(
+            "RollbackRequest",
+            &RollbackRequest {
+                to: example::revision(),
+            },
+        ),
+        seed(
+            "SampleRequest",
+            &SampleRequest {
+                prompt: "To be".into(),
+                max_tokens: 20,
+                temperature: 0.8,
+                seed: 7,
+            },
+        ),
+        seed(
+            "TokenRequest",
+            &TokenRequest {
+                label: "friends".into(),
+                uses: 3,
+            },
+        ),
+    ];
+    let activities = [
+        Activity::Idle,
+        Activity::Preparing {
+            what: "fetching".into(),
+        },
+        example::training(),
+        Activity::Sending {
+            assignment: AssignmentId(9),
+        },
+    ];
+    seeds.extend(activities.map(|activity| {
+        seed(
+            "Report",
+            &Report {
+                run: RunId(1),
+                revision: example::revision(),
+                digest: example::hash(),
+                feedback: FeedbackId(6),
+                // Its last digit was lost once.
+                blocks_per_second: 6.552310368459899e-127,
+                activity,
+            },
+        )
+    }));
+    seeds
+}
