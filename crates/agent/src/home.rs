@@ -8,6 +8,7 @@
 //! node/status.json     what the agent is doing, for `opengpu status`
 //! node/blobs/          dataset shards by hash
 //! node/journal/D/      updates of device D that have no verdict yet
+//! node/receipts/R/     proofs that accepted updates are in the ledger of run R, and its key
 //! node/runs/R/D/       base checkpoint of run R and the merges since, for device D
 //! node/shared/         what did not fit in shared memory
 //! logs/                the trainers' logs
@@ -84,6 +85,11 @@ impl NodeHome {
             .join("runs")
             .join(run.to_string())
             .join(device.to_string())
+    }
+
+    /// Receipts for what was accepted in a run.
+    pub(crate) fn receipts(&self, run: RunId) -> PathBuf {
+        self.folder.join("receipts").join(run.to_string())
     }
 
     pub(crate) fn runs(&self) -> PathBuf {

@@ -19,6 +19,7 @@ mod identity;
 mod journal;
 mod mirror;
 mod next_step;
+mod receipts;
 mod reporter;
 mod settings;
 mod shards;

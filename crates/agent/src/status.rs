@@ -39,6 +39,12 @@ pub struct AgentStatus {
     pub sent_bytes: u64,
     /// Bytes of answers since the agent started.
     pub received_bytes: u64,
+    /// Receipts fetched and verified since the agent started.
+    #[serde(default)]
+    pub receipts: u64,
+    /// What is wrong with a ledger, if something is.
+    #[serde(default)]
+    pub ledger_problem: Option<String>,
     /// Bytes written to the disk since the agent started (not to shared memory).
     pub disk_bytes: u64,
     /// One entry for each device.

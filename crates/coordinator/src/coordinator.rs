@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::driver::{Evaluate, LiveRun, Mailbox, drive, is_over};
 use crate::fleet::{Fleet, Wants};
 use crate::home::Home;
+use crate::ledger::Signer;
 use crate::metrics::Metrics;
 use crate::store::{OwnerEpoch, Store};
 use crate::tasks::Tasks;
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub checker: Checker,
     pub signatures: Signatures,
     pub operator: OperatorToken,
+    pub ledger: Signer,
     pub trainer: Arc<Trainer>,
     pub shared: SharedFolder,
     pub runs: RwLock<BTreeMap<RunId, Arc<LiveRun>>>,
@@ -147,6 +149,11 @@ impl Coordinator {
             .unwrap_or_else(PoisonError::into_inner)
             .get(&run)
             .cloned()
+    }
+
+    /// Signs the ledgers' heads.
+    pub(crate) fn ledger(&self) -> &Signer {
+        &self.0.ledger
     }
 
     /// Checks payloads.

@@ -17,6 +17,7 @@ mod driver;
 mod export;
 pub mod fleet;
 mod home;
+mod ledger;
 mod metrics;
 mod plan;
 pub mod retention;

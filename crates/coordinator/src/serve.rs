@@ -23,6 +23,7 @@ use crate::coordinator::{Coordinator, Inner};
 use crate::driver::{LiveRun, QUEUE, measure, open};
 use crate::fleet::{Fleet, NodeMemory};
 use crate::home::{Home, JOIN_TOKEN, OPERATOR_TOKEN, new_token};
+use crate::ledger::Signer;
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::tasks::Tasks;
@@ -92,6 +93,7 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
         checker: Checker::default(),
         signatures: Signatures::new(store.clone()),
         operator: OperatorToken::new(&operator),
+        ledger: Signer::of(&home)?,
         trainer: Arc::clone(&trainer),
         shared,
         runs: Default::default(),

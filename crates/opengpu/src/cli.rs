@@ -61,6 +61,12 @@ pub enum Command {
         after_help = "Examples:\n  opengpu node list\n  opengpu node token --label attic --uses 1\n  opengpu node drain 2"
     )]
     Node(NodeCommand),
+    /// What is remembered of accepted work, and its proofs
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  opengpu ledger show 1\n  opengpu ledger export 1 --out ./ledger-1\n  opengpu ledger verify ./ledger-1 --receipts ~/.local/share/opengpu/node/receipts/1"
+    )]
+    Ledger(LedgerCommand),
     /// Sample text from an exported checkpoint
     Generate(Generate),
     /// A fleet in simulated time: the real state machine, invented machines and faults
@@ -259,6 +265,39 @@ pub enum DatasetCommand {
         name: String,
         #[command(flatten)]
         remote: Remote,
+    },
+}
+
+#[derive(Subcommand, Clone)]
+pub enum LedgerCommand {
+    /// The signed head of a run's ledger, and the key that verifies it
+    #[command(after_help = "Example:\n  opengpu ledger show 1")]
+    Show(RunTarget),
+    /// Fetch a run's ledger into a folder, verified; again: what came since
+    #[command(after_help = "Example:\n  opengpu ledger export 1 --out ./ledger-1")]
+    Export {
+        #[command(flatten)]
+        target: RunTarget,
+        /// Folder for ledger.jsonl, ledger.head and ledger.key
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Verify an export, offline: its lines, its head, and that it goes on what was seen before
+    #[command(
+        after_help = "Examples:\n  opengpu ledger verify ./ledger-1\n  opengpu ledger verify ./ledger-1 --head last-month.head\n  opengpu ledger verify ./ledger-1 --key ~/.local/share/opengpu/node/receipts/1/ledger.key --receipts ~/.local/share/opengpu/node/receipts/1\n\nThe key in the folder came with the export. Who has a key from the day of joining gives that one."
+    )]
+    Verify {
+        /// Folder of an export
+        folder: PathBuf,
+        /// Key to verify with, as NAME+ID+KEY or a file [default: ledger.key of the folder]
+        #[arg(long)]
+        key: Option<String>,
+        /// Heads that were saved before
+        #[arg(long = "head", value_name = "FILE")]
+        heads: Vec<PathBuf>,
+        /// Receipts that were saved before, or folders of them
+        #[arg(long, num_args = 1.., value_name = "FILE")]
+        receipts: Vec<PathBuf>,
     },
 }
 

@@ -57,14 +57,29 @@ fn is_evaluated(view: &RunView) -> bool {
 
 /// A bar for `bytes` bytes; hidden where nobody looks.
 pub fn bytes_bar(quiet: bool, bytes: u64) -> ProgressBar {
+    styled_bar(
+        quiet,
+        bytes,
+        "{msg:24} {bar:30.cyan/blue} {bytes} of {total_bytes}, {eta} to go",
+    )
+}
+
+/// A bar for `entries` entries of a ledger; hidden where nobody looks.
+pub fn entries_bar(quiet: bool, entries: u64) -> ProgressBar {
+    styled_bar(
+        quiet,
+        entries,
+        "{bar:30.cyan/blue} {pos} of {len} entries, {eta} to go",
+    )
+}
+
+fn styled_bar(quiet: bool, len: u64, template: &str) -> ProgressBar {
     if quiet || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template(
-        "{msg:24} {bar:30.cyan/blue} {bytes} of {total_bytes}, {eta} to go",
-    )
-    .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(bytes).with_style(style)
+    let style = ProgressStyle::with_template(template);
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(len).with_style(style)
 }
 
 struct Reporter {

@@ -132,6 +132,23 @@ impl ModelConfig {
         self.tensors().iter().map(TensorShape::len).sum()
     }
 
+    /// Floating-point operations that training takes for one token, forward and backward: six
+    /// for each weight that is multiplied with, and twelve for each pair of a query's channel
+    /// and a position of the context (Chowdhery et al. 2022, "PaLM", appendix B). Layers that
+    /// are computed again for their gradient count once.
+    pub fn training_flops_per_token(&self) -> u64 {
+        let embedded = self.vocab_size * self.hidden_size;
+        // The input embedding is a lookup; tied, it is the head's product too.
+        let looked_up = if self.tie_word_embeddings {
+            0
+        } else {
+            embedded
+        };
+        let multiplied = (self.parameters() - looked_up) as u64;
+        let attention = self.num_hidden_layers * self.hidden_size * self.max_position_embeddings;
+        6 * multiplied + 12 * attention as u64
+    }
+
     /// Refuses a configuration that no decoder can have, in a sentence with the numbers.
     pub fn check(&self) -> Result<(), String> {
         let positive = [

@@ -6,9 +6,9 @@
 use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
 use opengpu_protocol::operator::{Exported, ExportedFile, LogEntry, Sampled, TokenMade};
 use opengpu_protocol::wire::{
-    AssignmentPlan, BlobManifest, CheckpointRef, Enrolled, ErrorBody, Evaluation, History, Machine,
-    MergeRef, NodeView, Offered, Outcome, Plan, Reported, RoundView, RunPlan, RunView, Verdict,
-    Welcome, WorkerPlan, WorkerView,
+    AssignmentPlan, BlobManifest, CheckpointRef, Enrolled, ErrorBody, Evaluation, History,
+    LedgerHead, LedgerProof, Machine, MergeRef, NodeView, Offered, Outcome, Plan, Reported,
+    RoundView, RunPlan, RunView, Verdict, Welcome, WorkerPlan, WorkerView,
 };
 use opengpu_rounds::{
     AssignmentId, BlockRange, Event, EventKind, FeedbackId, NodeId, Regard, Revision, RunId,
@@ -71,6 +71,21 @@ fn seeds() -> Vec<Seed> {
             "Offered",
             &Offered {
                 worker: WorkerId(5),
+            },
+        ),
+        seed(
+            "LedgerHead",
+            &LedgerHead {
+                entries: 1,
+                head: "a/run/1\n1\n".into(),
+                key: "a/run/1+00000000+AQ==".into(),
+            },
+        ),
+        seed(
+            "LedgerProof",
+            &LedgerProof {
+                head: "a/run/1\n1\n".into(),
+                proof: vec!["AA==".into()],
             },
         ),
         seed("Reported", &Reported { resync: true }),

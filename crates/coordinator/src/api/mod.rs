@@ -9,6 +9,7 @@ pub mod error;
 pub mod extract;
 mod gate;
 pub mod intake;
+mod ledger;
 mod nodes;
 mod openapi;
 mod runs;

@@ -6,9 +6,9 @@ use opengpu_protocol::operator::{
 };
 use opengpu_protocol::wire::{
     Activity, AssignmentPlan, BlobManifest, CheckpointRef, DatasetManifest, Enrol, Enrolled,
-    ErrorBody, Evaluation, Hello, History, Machine, MergeRef, NodeView, Offer, Offered, Outcome,
-    Plan, Report, Reported, RoundView, RunPlan, RunView, ShardRef, TokenShards, UpdateNotice,
-    Verdict, Welcome, WorkerPlan, WorkerView,
+    ErrorBody, Evaluation, Hello, History, LedgerHead, LedgerProof, Machine, MergeRef, NodeView,
+    Offer, Offered, Outcome, Plan, Report, Reported, RoundView, RunPlan, RunView, ShardRef,
+    TokenShards, UpdateNotice, Verdict, Welcome, WorkerPlan, WorkerView,
 };
 use opengpu_protocol::{RunSpec, SyncSettings, TrustSettings};
 use opengpu_rounds::{
@@ -180,6 +180,23 @@ fn operator() -> Vec<(&'static str, Value)> {
         ("RunSpec", value(spec())),
         ("RunView", value(run_view())),
         ("DatasetManifest", value(dataset())),
+        (
+            "LedgerHead",
+            value(LedgerHead {
+                entries: 11,
+                head: "opengpu.example/run/7\n11\nJ/N5q…=\n\n— opengpu.example/run/7 EYbb…=\n"
+                    .into(),
+                key: "opengpu.example/run/7+1186db50+AepK…".into(),
+            }),
+        ),
+        (
+            "LedgerProof",
+            value(LedgerProof {
+                head: "opengpu.example/run/7\n11\nJ/N5q…=\n\n— opengpu.example/run/7 EYbb…=\n"
+                    .into(),
+                proof: vec!["mg0VbAccL8nEW42Z5UzI6BRpYGM6fAOEPBiEj+V70YU=".into()],
+            }),
+        ),
         (
             "NodeView",
             value(NodeView {

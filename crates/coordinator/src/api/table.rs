@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::endpoint::{Access, BodyRule, Endpoint};
-use super::{blobs, datasets, directives, nodes, runs, status, tokens, updates, workers};
+use super::{blobs, datasets, directives, ledger, nodes, runs, status, tokens, updates, workers};
 
 /// Bytes of a small JSON body.
 const SMALL: usize = 16 * 1024;
@@ -20,6 +20,7 @@ pub fn endpoints() -> Vec<Endpoint> {
     let mut all = open();
     all.extend(agent());
     all.extend(shared());
+    all.extend(ledgers());
     all.extend(operator_runs());
     all.extend(operator_rest());
     all
@@ -93,6 +94,34 @@ fn shared() -> Vec<Endpoint> {
         Endpoint::get("/v1/blobs/{hash}/manifest", NodeOrOperator, blobs::manifest)
             .says("Size of a blob and the BLAKE3 hash of each MiB, so that parts are verified as they arrive.")
             .answers("BlobManifest"),
+    ]
+}
+
+fn ledgers() -> Vec<Endpoint> {
+    use Access::NodeOrOperator;
+    vec![
+        Endpoint::get("/v1/runs/{run}/ledger", NodeOrOperator, ledger::head)
+            .says("The signed head of a run's ledger, and the key that verifies it.")
+            .answers("LedgerHead"),
+        Endpoint::get("/v1/runs/{run}/ledger/lines", NodeOrOperator, ledger::lines)
+            .says("Entries of a run's ledger from a number on, a line each, at most 1000.")
+            .asks(&["first"])
+            .answers("application/x-ndjson"),
+        Endpoint::get(
+            "/v1/runs/{run}/ledger/receipts/{assignment}",
+            NodeOrOperator,
+            ledger::receipt,
+        )
+        .says("The receipt for an accepted update: its entry, and the proof that it is in the ledger.")
+        .answers("text/plain"),
+        Endpoint::get(
+            "/v1/runs/{run}/ledger/consistency",
+            NodeOrOperator,
+            ledger::consistency,
+        )
+        .says("A signed head, and the proof that it only appends to the first `older` entries.")
+        .asks(&["older"])
+        .answers("LedgerProof"),
     ]
 }
 

@@ -333,6 +333,12 @@ impl LiveRun {
         (self.spec.block_sequences * self.model.max_position_embeddings) as u64
     }
 
+    /// Floating-point operations that training on so many tokens takes, in millions.
+    pub fn megaflops(&self, tokens: u64) -> u64 {
+        let flops = u128::from(tokens) * u128::from(self.model.training_flops_per_token());
+        (flops / 1_000_000).try_into().unwrap_or(u64::MAX)
+    }
+
     /// Aggregation and outer optimiser, as the arithmetic takes them.
     pub fn outer_settings(&self) -> OuterSettings {
         self.spec.outer_settings()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use opengpu_ledger::{Entry, EntryKind};
 use opengpu_rounds::{Event, EventKind, Input, Phase, Regard};
 use tokio::sync::mpsc;
 
@@ -13,8 +14,9 @@ use super::open::{Opened, SNAPSHOT_FORMAT, open};
 use super::sight::sight;
 use super::workshop::{Done, Workshop};
 use crate::Coordinator;
+use crate::clock::unix_ms;
 use crate::metrics::CodeLabel;
-use crate::store::{AppendError, Credit, RoundMetric};
+use crate::store::{AppendError, RoundMetric};
 
 /// Events after which the state is stored as a snapshot.
 const SNAPSHOT_EVERY: u64 = 1000;
@@ -164,7 +166,7 @@ impl Driver {
         if decision.events.is_empty() {
             return Ok(Ok(answer));
         }
-        let credits = self.credits(&decision.events);
+        let entries = self.entries(&decision.events);
         let started = Instant::now();
         let appended = self
             .coordinator
@@ -174,7 +176,7 @@ impl Driver {
                 self.opened.epoch,
                 self.opened.head,
                 &decision.events,
-                &credits,
+                &entries,
             )
             .await;
         self.coordinator
@@ -200,24 +202,35 @@ impl Driver {
         }
     }
 
-    fn credits(&self, events: &[Event]) -> Vec<Credit> {
+    /// What these events write into the ledger.
+    fn entries(&self, events: &[Event]) -> Vec<Entry> {
         let state = self.run.state();
-        let credit = |event: &Event| match &event.kind {
+        let entry = |event: &Event| match &event.kind {
             EventKind::UpdateAccepted {
-                assignment, tokens, ..
+                assignment,
+                blocks_completed,
+                payload,
+                tokens,
+                ..
             } => {
-                let worker = state.lease(*assignment)?.worker;
-                let node = state.member(worker)?.node;
-                Some(Credit {
+                let lease = state.lease(*assignment)?;
+                Some(Entry {
+                    at_unix_ms: unix_ms(),
+                    node: state.member(lease.worker)?.node,
+                    worker: lease.worker,
                     assignment: *assignment,
-                    node,
-                    worker,
-                    tokens: *tokens,
+                    round: lease.round,
+                    kind: EntryKind::Accepted {
+                        blocks: *blocks_completed,
+                        tokens: *tokens,
+                        megaflops: self.run.megaflops(*tokens),
+                        payload: *payload,
+                    },
                 })
             }
             _ => None,
         };
-        events.iter().filter_map(credit).collect()
+        events.iter().filter_map(entry).collect()
     }
 
     /// After the database failed nobody knows what it kept: the log says.

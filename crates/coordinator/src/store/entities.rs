@@ -99,6 +99,24 @@ entity!(credit, "credit", {
     at_ms: i64,
 });
 
+entity!(ledger_entry, "ledger_entry", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    run: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    number: i64,
+    node: i64,
+    assignment: i64,
+    line: String,
+});
+
+entity!(ledger_hash, "ledger_hash", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    run: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    number: i64,
+    hash: String,
+});
+
 entity!(audit, "audit", {
     #[sea_orm(primary_key)]
     id: i64,

@@ -1,13 +1,15 @@
 //! The log of a run: appended by its owner only, read by everybody.
 
+use opengpu_ledger::{Entry, EntryKind};
 use opengpu_rounds::{AssignmentId, Event, EventKind, NodeId, RunId, WorkerId};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, ExprTrait, QueryFilter,
     QueryOrder, QuerySelect, TransactionTrait, sea_query::Expr,
 };
 
+use super::ledger::insert_entries;
 use super::{
-    Result, Store, StoreError,
+    ROWS_PER_STATEMENT, Result, Store, StoreError,
     entities::{credit, event, run},
     from_db, from_json, to_db, unix_ms,
 };
@@ -16,8 +18,6 @@ use super::{
 /// misread an event; fields that are only added do not raise it.
 pub const EVENT_VERSION: u32 = 1;
 
-/// Rows that go into one statement: far below the number of parameters any database allows.
-const ROWS_PER_STATEMENT: usize = 500;
 /// Events read at once while a log is folded.
 const PAGE: u64 = 2_000;
 
@@ -32,19 +32,6 @@ pub struct StoredEvent {
     pub seq: u64,
     /// What was decided.
     pub event: Event,
-}
-
-/// Tokens that an accepted update earned: a line of the ledger, which is only ever appended to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Credit {
-    /// The update.
-    pub assignment: AssignmentId,
-    /// Whose machine.
-    pub node: NodeId,
-    /// Which worker.
-    pub worker: WorkerId,
-    /// How many.
-    pub tokens: u64,
 }
 
 /// Why nothing was appended.
@@ -70,9 +57,10 @@ pub enum AppendError {
         /// Where it ends.
         found: u64,
     },
-    /// Credit and accepted updates of one append must be the same assignments and tokens.
+    /// The ledger's and the log's accepted updates of one append must be the same assignments
+    /// and tokens.
     #[error(
-        "credit does not match the accepted updates: assignment {assignment} has {accepted:?} accepted and {credited:?} credited tokens"
+        "the ledger's entries do not match the accepted updates: assignment {assignment} has {accepted:?} accepted and {credited:?} credited tokens"
     )]
     Credit {
         /// Of which update.
@@ -102,9 +90,10 @@ impl From<DbErr> for AppendError {
 
 impl Store {
     /// Appends to a run's log, all or nothing, and returns the number of the last event.
-    /// Refused unless the caller is the newest owner and knows the whole log. The credit of
-    /// the updates that these events accept is written in the same transaction, and must be
-    /// just that: so credited tokens always equal accepted tokens.
+    /// Refused unless the caller is the newest owner and knows the whole log. Entries of the
+    /// ledger are written in the same transaction; those of accepted updates must be just
+    /// those of the events, so that the ledger, the sums of credit derived from it and the log
+    /// never differ.
     ///
     /// A blob that an event names must be durable before this is called.
     pub async fn append(
@@ -113,9 +102,10 @@ impl Store {
         epoch: OwnerEpoch,
         expected_seq: u64,
         events: &[Event],
-        credits: &[Credit],
+        entries: &[Entry],
     ) -> Result<u64, AppendError> {
-        check_credits(events, credits)?;
+        let credits: Vec<Credit> = entries.iter().filter_map(Credit::of).collect();
+        check_credits(events, &credits)?;
         let encoded = Encoded::all(events)?;
         let id = to_db(run.0)?;
         let new_seq = expected_seq + events.len() as u64;
@@ -145,7 +135,8 @@ impl Store {
             });
         }
         insert_events(&tx, id, expected_seq, encoded).await?;
-        insert_credits(&tx, id, credits).await?;
+        insert_credits(&tx, id, &credits).await?;
+        insert_entries(&tx, id, entries).await?;
         tx.commit().await?;
         Ok(new_seq)
     }
@@ -238,6 +229,28 @@ fn ends(events: &[Event]) -> Option<bool> {
         EventKind::Forming | EventKind::Resumed | EventKind::RolledBack { .. } => Some(false),
         _ => None,
     })
+}
+
+/// Credit of an accepted update: what sums are made of, derived from the ledger.
+struct Credit {
+    assignment: AssignmentId,
+    node: NodeId,
+    worker: WorkerId,
+    tokens: u64,
+}
+
+impl Credit {
+    fn of(entry: &Entry) -> Option<Self> {
+        let EntryKind::Accepted { tokens, .. } = entry.kind else {
+            return None;
+        };
+        Some(Self {
+            assignment: entry.assignment,
+            node: entry.node,
+            worker: entry.worker,
+            tokens,
+        })
+    }
 }
 
 fn check_credits(events: &[Event], credits: &[Credit]) -> Result<(), AppendError> {

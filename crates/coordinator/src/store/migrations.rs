@@ -9,7 +9,7 @@ pub(crate) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Foundation)]
+        vec![Box::new(Foundation), Box::new(Ledger)]
     }
 }
 
@@ -278,6 +278,53 @@ impl MigrationTrait for Foundation {
     async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
         Err(DbErr::Migration(
             "the first migration can't be undone; delete the database instead".into(),
+        ))
+    }
+}
+
+/// The ledger of each run: its lines, and the hashes of the tree over them.
+struct Ledger;
+
+impl MigrationName for Ledger {
+    fn name(&self) -> &str {
+        "m0002_ledger"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Ledger {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let entries = keyed(
+            "ledger_entry",
+            &["run", "number"],
+            vec![
+                integer("run"),
+                integer("number"),
+                integer("node"),
+                integer("assignment"),
+                text("line"),
+            ],
+        );
+        let hashes = keyed(
+            "ledger_hash",
+            &["run", "number"],
+            vec![integer("run"), integer("number"), text("hash")],
+        );
+        let entries = owned_by(entries, "ledger_entry", "run", "run");
+        let hashes = owned_by(hashes, "ledger_hash", "run", "run");
+        manager.create_table(entries).await?;
+        manager.create_table(hashes).await?;
+        let by_assignment = index(
+            "ledger_entry_assignment",
+            "ledger_entry",
+            &["run", "assignment"],
+        );
+        manager.create_index(by_assignment).await
+    }
+
+    async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
+        Err(DbErr::Migration(
+            "what is in a ledger can't be taken out of it".into(),
         ))
     }
 }

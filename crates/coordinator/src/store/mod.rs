@@ -18,6 +18,7 @@ mod audit;
 mod datasets;
 mod entities;
 mod events;
+mod ledger;
 mod measurements;
 mod migrations;
 mod nodes;
@@ -29,7 +30,8 @@ mod workers;
 
 pub use audit::AuditEntry;
 pub use datasets::DatasetError;
-pub use events::{AppendError, Credit, EVENT_VERSION, OwnerEpoch, StoredEvent};
+pub use events::{AppendError, EVENT_VERSION, OwnerEpoch, StoredEvent};
+pub use ledger::LedgerLine;
 pub use measurements::{RoundMetric, StoredEvaluation};
 pub use nodes::{EnrolError, NodeRecord, NodeState, UnknownState};
 pub use runs::{CreateRunError, RunRecord};
@@ -81,6 +83,9 @@ pub enum StoreError {
         /// The number that came.
         found: u64,
     },
+    /// An entry that no ledger takes.
+    #[error("the entry can't be in a ledger")]
+    Entry(#[source] opengpu_ledger::EntryError),
     /// There is no such row.
     #[error("there is no {0}")]
     Missing(String),
@@ -97,6 +102,9 @@ pub enum StoreError {
         source: serde_json::Error,
     },
 }
+
+/// Rows that go into one statement: far below the number of parameters any database allows.
+const ROWS_PER_STATEMENT: usize = 500;
 
 /// Answer of most functions here.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;

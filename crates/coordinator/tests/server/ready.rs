@@ -38,18 +38,18 @@ async fn a_coordinator_with_a_thousand_rounds_in_the_log_is_ready_again_and_know
         .unwrap();
     let epoch = store.claim(run).await.unwrap();
     let mut head = long_run::first_events(ROUNDS + 1).len() as u64;
-    let (mut events, mut credits) = (Vec::new(), Vec::new());
+    let (mut events, mut entries) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        let (more_events, more_credits) = long_run::round(round);
+        let (more_events, more_entries) = long_run::round(round);
         events.extend(more_events);
-        credits.extend(more_credits);
+        entries.extend(more_entries);
         if round % 100 == 99 {
             head = store
-                .append(run, epoch, head, &events, &credits)
+                .append(run, epoch, head, &events, &entries)
                 .await
                 .unwrap();
             events.clear();
-            credits.clear();
+            entries.clear();
         }
     }
     store.close().await.unwrap();

@@ -70,18 +70,18 @@ async fn append_for_ever(url: &str) {
     let epoch = store.claim(run).await.unwrap();
     let mut head = store.run(run).await.unwrap().unwrap().head;
     loop {
-        let (mut events, mut credits) = (Vec::new(), Vec::new());
+        let (mut events, mut entries) = (Vec::new(), Vec::new());
         for seq in head + 1..head + 4 {
             if seq % 2 == 0 {
-                let (event, credit) = accepted(seq, seq, 1, seq);
+                let (event, entry) = accepted(seq, seq, 1, seq);
                 events.push(event);
-                credits.push(credit);
+                entries.push(entry);
             } else {
                 events.push(marked(seq, seq));
             }
         }
         head = store
-            .append(run, epoch, head, &events, &credits)
+            .append(run, epoch, head, &events, &entries)
             .await
             .unwrap();
         acknowledge(head);

@@ -1,7 +1,8 @@
 //! Appending to and reading the log.
 
 use opengpu_coordinator::store::{AppendError, OwnerEpoch, StoreError};
-use opengpu_rounds::{AssignmentId, Event, EventKind, Hash, NodeId, Revision, RunId, WorkerId};
+use opengpu_ledger::{Entry, EntryKind as LedgerKind};
+use opengpu_rounds::{Event, EventKind, Hash, NodeId, Revision, RunId, WorkerId};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::{
@@ -106,28 +107,35 @@ async fn credit_that_does_not_match_is_refused(db: Database) {
     let store = db.open().await;
     let run = new_run(&store, "first").await;
     let epoch = store.claim(run).await.unwrap();
-    let (update, credit) = accepted(2, 7, 3, 4_096);
-    let mut more = credit;
-    more.tokens += 1;
-    let mut other = credit;
-    other.assignment = AssignmentId(8);
-    for credits in [vec![], vec![more], vec![other], vec![credit, credit]] {
+    let (update, entry) = accepted(2, 7, 3, 4_096);
+    let (_, more) = accepted(2, 7, 3, 4_097);
+    let (_, other) = accepted(2, 8, 3, 4_096);
+    let twice = vec![entry.clone(), entry.clone()];
+    for entries in [vec![], vec![more], vec![other], twice] {
         let refused = store
-            .append(run, epoch, 1, std::slice::from_ref(&update), &credits)
+            .append(run, epoch, 1, std::slice::from_ref(&update), &entries)
             .await;
         assert!(
             matches!(refused, Err(AppendError::Credit { .. })),
-            "{credits:?} gave {refused:?}"
+            "{entries:?} gave {refused:?}"
         );
     }
-    let refused = store.append(run, epoch, 1, &[], &[credit]).await;
+    let refused = store
+        .append(run, epoch, 1, &[], std::slice::from_ref(&entry))
+        .await;
     assert!(matches!(refused, Err(AppendError::Credit { .. })));
     store
-        .append(run, epoch, 1, std::slice::from_ref(&update), &[credit])
+        .append(
+            run,
+            epoch,
+            1,
+            std::slice::from_ref(&update),
+            std::slice::from_ref(&entry),
+        )
         .await
         .unwrap();
     // The same update can't be credited again, whatever the log says.
-    let again = store.append(run, epoch, 2, &[update], &[credit]).await;
+    let again = store.append(run, epoch, 2, &[update], &[entry]).await;
     assert!(matches!(again, Err(AppendError::Store(_))), "{again:?}");
     assert_eq!(store.run(run).await.unwrap().unwrap().head, 2);
     assert_eq!(
@@ -185,20 +193,20 @@ async fn appends_that_race_leave_a_log_without_gaps(db: Database) {
                 while batch < 8 {
                     let count = random.random_range(1..6_u64);
                     let first = task * 1_000 + batch * 10;
-                    let (mut events, mut credits) = (Vec::new(), Vec::new());
+                    let (mut events, mut entries) = (Vec::new(), Vec::new());
                     for number in first..first + count {
                         if random.random_bool(0.5) {
-                            let (event, credit) = accepted(number, number, task, number + 1);
+                            let (event, entry) = accepted(number, number, task, number + 1);
                             events.push(event);
-                            credits.push(credit);
+                            entries.push(entry);
                         } else {
                             events.push(marked(number, number));
                         }
                     }
-                    match store.append(run, epoch, head, &events, &credits).await {
+                    match store.append(run, epoch, head, &events, &entries).await {
                         Ok(seq) => {
                             assert_eq!(seq, head + count);
-                            acknowledged.push((head, events, credits));
+                            acknowledged.push((head, events, entries));
                             head = seq;
                             batch += 1;
                         }
@@ -222,14 +230,21 @@ async fn appends_that_race_leave_a_log_without_gaps(db: Database) {
         assert_eq!(last, log.len() as u64);
         let mut expected = vec![super::samples::created(1)];
         let mut tokens = 0;
-        for (head, events, credits) in acknowledged {
+        for (head, events, entries) in acknowledged {
             assert_eq!(head, expected.len() as u64);
             expected.extend(events);
-            tokens += credits.iter().map(|credit| credit.tokens).sum::<u64>();
+            tokens += entries.iter().map(tokens_of).sum::<u64>();
         }
         assert_eq!(log, expected);
         let credited = stores[0].credited_by_worker(run).await.unwrap();
         assert_eq!(credited.iter().map(|row| row.1).sum::<u64>(), tokens);
+    }
+}
+
+fn tokens_of(entry: &Entry) -> u64 {
+    match entry.kind {
+        LedgerKind::Accepted { tokens, .. } => tokens,
+        _ => 0,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The log of a run with eight workers, as long as one likes.
 
-use opengpu_coordinator::store::Credit;
+use opengpu_ledger::{Entry, EntryKind};
 use opengpu_rounds::{
     AssignmentId, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Revision, RoundSettings,
     WorkerId,
@@ -65,7 +65,7 @@ pub fn first_events(rounds: u64) -> Vec<Event> {
 }
 
 /// What a round with eight workers writes: twenty events, and a checkpoint now and then.
-pub fn round(round: u64) -> (Vec<Event>, Vec<Credit>) {
+pub fn round(round: u64) -> (Vec<Event>, Vec<Entry>) {
     let opened_ms = round * 60_000;
     let assignments: Vec<u64> = (0..WORKERS)
         .map(|worker| round * WORKERS + worker)
@@ -88,7 +88,7 @@ pub fn round(round: u64) -> (Vec<Event>, Vec<Credit>) {
             attempt: 0,
         });
     }
-    let mut credits = Vec::new();
+    let mut entries = Vec::new();
     for (worker, assignment) in (0..).zip(&assignments) {
         let tokens = 16_384;
         kinds.push(EventKind::UpdateAccepted {
@@ -99,11 +99,18 @@ pub fn round(round: u64) -> (Vec<Event>, Vec<Credit>) {
             tokens,
             mergeable: true,
         });
-        credits.push(Credit {
-            assignment: AssignmentId(*assignment),
+        entries.push(Entry {
+            at_unix_ms: opened_ms + 1,
             node: NodeId(worker),
             worker: WorkerId(worker),
-            tokens,
+            assignment: AssignmentId(*assignment),
+            round,
+            kind: EntryKind::Accepted {
+                blocks: BLOCKS,
+                tokens,
+                megaflops: 6 * tokens,
+                payload: hash("payload", *assignment),
+            },
         });
     }
     kinds.extend([
@@ -140,5 +147,5 @@ pub fn round(round: u64) -> (Vec<Event>, Vec<Credit>) {
             kind,
         })
         .collect();
-    (events, credits)
+    (events, entries)
 }

@@ -6,6 +6,7 @@ mod crash;
 mod datasets;
 mod events;
 mod fencing;
+mod ledger;
 pub mod long_run;
 mod measurements;
 mod nodes;

@@ -45,12 +45,12 @@ async fn a_run_of_a_thousand_rounds_opens_at_once(db: Database) {
     let mut snapshot_at = 0;
     let started = Instant::now();
     for number in 0..ROUNDS {
-        let (events, credits) = long_run::round(number);
+        let (events, entries) = long_run::round(number);
         for event in &events {
             state.fold(event);
         }
         head = store
-            .append(run, epoch, head, &events, &credits)
+            .append(run, epoch, head, &events, &entries)
             .await
             .unwrap();
         // The last snapshot is as far behind as one can be.

@@ -1,6 +1,7 @@
 //! Things to store.
 
-use opengpu_coordinator::store::{Credit, Store};
+use opengpu_coordinator::store::Store;
+use opengpu_ledger::{Entry, EntryKind};
 use opengpu_protocol::{
     RunSpec,
     wire::{DatasetManifest, Machine, Offer, ShardRef, TokenShards},
@@ -77,8 +78,8 @@ pub fn marked(at_ms: u64, mark: u64) -> Event {
     }
 }
 
-/// An accepted update and its credit.
-pub fn accepted(at_ms: u64, assignment: u64, worker: u64, tokens: u64) -> (Event, Credit) {
+/// An accepted update and its entry in the ledger.
+pub fn accepted(at_ms: u64, assignment: u64, worker: u64, tokens: u64) -> (Event, Entry) {
     let event = Event {
         at_ms,
         kind: EventKind::UpdateAccepted {
@@ -90,13 +91,20 @@ pub fn accepted(at_ms: u64, assignment: u64, worker: u64, tokens: u64) -> (Event
             mergeable: true,
         },
     };
-    let credit = Credit {
-        assignment: AssignmentId(assignment),
+    let entry = Entry {
+        at_unix_ms: at_ms,
         node: NodeId(worker),
         worker: WorkerId(worker),
-        tokens,
+        assignment: AssignmentId(assignment),
+        round: 0,
+        kind: EntryKind::Accepted {
+            blocks: 3,
+            tokens,
+            megaflops: 6 * tokens,
+            payload: Hash::of(&assignment.to_le_bytes()),
+        },
     };
-    (event, credit)
+    (event, entry)
 }
 
 /// A run with one event, whose dataset is there.

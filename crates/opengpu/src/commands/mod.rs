@@ -3,6 +3,7 @@
 pub mod dataset;
 pub mod generate;
 pub mod join;
+pub mod ledger;
 pub mod node;
 pub mod run;
 pub mod serve;

@@ -61,6 +61,10 @@ fn print(status: &AgentStatus) {
         bytes(status.received_bytes),
         bytes(status.disk_bytes)
     );
+    println!("receipts    {} since the agent started", status.receipts);
+    if let Some(problem) = &status.ledger_problem {
+        println!("LEDGER      {problem}");
+    }
     status.devices.iter().for_each(print_device);
 }
 

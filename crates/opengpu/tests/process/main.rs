@@ -12,4 +12,5 @@ mod gpu;
 mod invariants;
 mod join;
 mod kill;
+mod ledger;
 mod up;

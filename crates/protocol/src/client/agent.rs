@@ -7,9 +7,14 @@ use reqwest::Method;
 use super::send::Call;
 use super::{Client, ClientError};
 use crate::wire::{
-    Enrol, Enrolled, Hello, History, Offer, Offered, Report, Reported, RunView, UpdateNotice,
-    VERSION, Verdict, Welcome,
+    Enrol, Enrolled, Hello, History, LedgerHead, LedgerProof, Offer, Offered, Report, Reported,
+    RunView, UpdateNotice, VERSION, Verdict, Welcome,
 };
+
+/// Longest page of a ledger: 1000 lines of 1 KiB.
+const LEDGER_PAGE_BYTES: u64 = 2 << 20;
+/// Longest receipt.
+const RECEIPT_BYTES: u64 = 64 << 10;
 
 impl Client {
     /// `POST /v1/hello`: agrees on a version and learns the coordinator's clock.
@@ -116,5 +121,45 @@ impl Client {
         let operation = format!("ask for the verdict on assignment {assignment}");
         let path = format!("/v1/runs/{run}/updates/{assignment}");
         self.json(&Call::get(operation, path), "verdict").await
+    }
+
+    /// `GET /v1/runs/{run}/ledger`: the ledger's signed head and its key.
+    pub async fn ledger_head(&self, run: RunId) -> Result<LedgerHead, ClientError> {
+        let path = format!("/v1/runs/{run}/ledger");
+        let operation = format!("ask for the head of the ledger of run {run}");
+        self.json(&Call::get(operation, path), "ledger's head")
+            .await
+    }
+
+    /// `GET /v1/runs/{run}/ledger/lines?first=`: at most 1000 lines.
+    pub async fn ledger_lines(&self, run: RunId, first: u64) -> Result<Vec<u8>, ClientError> {
+        let path = format!("/v1/runs/{run}/ledger/lines?first={first}");
+        let operation = format!("fetch lines of the ledger of run {run} from {first} on");
+        self.bytes(&Call::get(operation, path), LEDGER_PAGE_BYTES)
+            .await
+    }
+
+    /// `GET /v1/runs/{run}/ledger/consistency?older=`: a head, and the proof that it goes on the
+    /// ledger of `older` entries.
+    pub async fn ledger_consistency(
+        &self,
+        run: RunId,
+        older: u64,
+    ) -> Result<LedgerProof, ClientError> {
+        let path = format!("/v1/runs/{run}/ledger/consistency?older={older}");
+        let operation = format!("ask whether the ledger of run {run} still goes on");
+        self.json(&Call::get(operation, path), "ledger's proof")
+            .await
+    }
+
+    /// `GET /v1/runs/{run}/ledger/receipts/{assignment}`: the receipt's file.
+    pub async fn receipt(
+        &self,
+        run: RunId,
+        assignment: AssignmentId,
+    ) -> Result<Vec<u8>, ClientError> {
+        let path = format!("/v1/runs/{run}/ledger/receipts/{assignment}");
+        let operation = format!("fetch the receipt for assignment {assignment}");
+        self.bytes(&Call::get(operation, path), RECEIPT_BYTES).await
     }
 }

@@ -233,6 +233,12 @@ impl Client {
         })
     }
 
+    /// The body of the answer as it is, of at most `limit` bytes.
+    pub(super) async fn bytes(&self, call: &Call, limit: u64) -> Result<Vec<u8>, ClientError> {
+        let response = self.send(call).await?;
+        self.read(&call.operation, response, limit).await
+    }
+
     /// Sends; any success will do.
     pub(super) async fn done(&self, call: &Call) -> Result<(), ClientError> {
         self.send(call).await.map(drop)
