@@ -77,12 +77,21 @@ fn main() {
 
 /// Whole rounds: decode all updates, aggregate, step, encode, apply, digest.
 fn rounds(layout: &Layout, values: &[f32]) {
+    let sparse = (Codec::Sparse { k: 128 }, Codec::Sparse { k: 512 });
+    let mut cases = vec![
+        (sparse, 8, Aggregator::Mean),
+        (sparse, 32, Aggregator::Mean),
+        ((Codec::Int4, Codec::Int4), 8, Aggregator::Mean),
+    ];
+    let others = [
+        Aggregator::TrimmedMean { part: 0.25 },
+        Aggregator::GeometricMedian,
+        Aggregator::CentredClipping,
+        Aggregator::TrustWeighted,
+    ];
+    cases.extend(others.map(|aggregator| (sparse, 32, aggregator)));
     println!("merge_round    updates   GB/s");
-    for (up, down, updates) in [
-        (Codec::Sparse { k: 128 }, Codec::Sparse { k: 512 }, 8),
-        (Codec::Sparse { k: 128 }, Codec::Sparse { k: 512 }, 32),
-        (Codec::Int4, Codec::Int4, 8),
-    ] {
+    for ((up, down), updates, aggregator) in cases {
         let payloads: Vec<_> = (0..updates)
             .map(|update| {
                 let mut values = values.to_vec();
@@ -106,7 +115,7 @@ fn rounds(layout: &Layout, values: &[f32]) {
             outer_momentum: 0.0,
             nesterov: false,
             clip_to_median_norm: true,
-            aggregator: Aggregator::Mean,
+            aggregator,
         };
         let mut state = OuterState::new(layout, &settings);
         let mut weights = vec![0f32; layout.len()];
@@ -117,7 +126,7 @@ fn rounds(layout: &Layout, values: &[f32]) {
             })
         });
         println!(
-            "{up:?} to {down:?} {updates:>4} {:>8.3}",
+            "{up:?} to {down:?} {updates:>4} {:>8.3}  {aggregator:?}",
             median(rates.collect())
         );
     }

@@ -37,6 +37,7 @@ use connection::Line;
 use device::{Device, Shared};
 use home::{NodeHome, failed};
 use identity::Enrolment;
+use receipts::Receipts;
 use shards::Shards;
 use status::Board;
 
@@ -49,6 +50,8 @@ pub(crate) const SOFTWARE: &str = concat!("opengpu ", env!("CARGO_PKG_VERSION"))
 
 /// How long the devices may take to come to rest at shutdown.
 const REST: Duration = Duration::from_secs(10);
+/// How long receipts of the last updates are waited for when the agent stops.
+const LAST_RECEIPTS: Duration = Duration::from_secs(2);
 
 /// Runs an agent until its shutdown is asked for (`Ok`) or it can't go on.
 pub async fn run(settings: AgentSettings) -> Result<(), AgentError> {
@@ -124,12 +127,14 @@ async fn work(
     let (line, follow) = watch::channel(Line::default());
     // Ends with this call, whatever ends it.
     let shutdown = settings.shutdown.child_token();
+    let (receipts, clerk) = Receipts::new(client.clone(), home.clone(), board.clone());
     let shared = Shared {
         home: home.clone(),
         folder,
         client: client.clone(),
         shards: Shards::new(home.clone(), client.clone()),
         board: board.clone(),
+        receipts,
         line: follow,
         shutdown: shutdown.clone(),
     };
@@ -150,6 +155,7 @@ async fn work(
         devices.spawn(device.run());
     }
     beside.spawn(credit::watch(client.clone(), board.clone()));
+    let clerk = tokio::spawn(clerk.work());
     let writer = {
         let client = client.clone();
         let traffic = move || client.traffic();
@@ -172,9 +178,17 @@ async fn work(
     if tokio::time::timeout(REST, rest).await.is_err() {
         tracing::warn!("a device did not come to rest; it is abandoned");
     }
+    // The last updates' receipts; nobody wants another any more.
+    let Shared {
+        folder, receipts, ..
+    } = shared;
+    drop(receipts);
+    if tokio::time::timeout(LAST_RECEIPTS, clerk).await.is_err() {
+        tracing::info!("some receipts could not be fetched any more");
+    }
     if ended.is_ok() && credit::all_over(&client, &board).await {
         // Nothing will be taken up again, so the machine gets its memory back.
-        if let Err(error) = shared.folder.remove_all() {
+        if let Err(error) = folder.remove_all() {
             tracing::warn!(%error, "could not remove the shared files");
         }
     }

@@ -2,133 +2,231 @@
 //! kept in `node/receipts/R/`, with the key of the ledger as it was seen first.
 //!
 //! With each of them comes the proof that the ledger only goes on the one that was seen before:
-//! who trains notices at once if it was rewritten.
+//! who trains notices at once if it was rewritten or cut off. That stays in the status, and what
+//! proves it in the folder.
 //!
-//! Fetched beside the work, and again when the update is asked about; a receipt that is
-//! missing costs nothing but the proof, and can be had from the coordinator at any time.
+//! One task fetches them one after the other, beside the work. A coordinator that is away is
+//! asked again; a receipt that an agent did not get before it ended can be had from an export.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, anyhow};
 use opengpu_ledger::tree::TreeHash;
-use opengpu_ledger::{Head, Receipt, VerifierKey};
+use opengpu_ledger::{EntryKind, Head, Receipt, VerifierKey};
 use opengpu_protocol::Client;
+use opengpu_protocol::client::full_jitter;
+use opengpu_protocol::wire::UpdateNotice;
 use opengpu_rounds::{AssignmentId, RunId};
+use tokio::sync::mpsc;
 
 use crate::home::NodeHome;
+use crate::journal::Entry;
 use crate::status::Board;
 
-/// Pauses after attempts that failed: the coordinator may be away.
-const PAUSES: [Duration; 5] = [
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-    Duration::from_secs(30),
-    Duration::from_secs(300),
-    Duration::from_secs(3600),
-];
+/// Accepted updates that may wait for their receipt to be asked for.
+const QUEUE: usize = 1024;
+/// First and longest pause after an attempt that failed.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(300);
 
-/// Fetches the receipt of an accepted update, unless it is there.
-pub(crate) fn fetch(
+/// Where devices say what was accepted.
+#[derive(Clone, Debug)]
+pub(crate) struct Receipts {
+    wanted: mpsc::Sender<Entry>,
+}
+
+/// What fetches the receipts.
+pub(crate) struct Clerk {
     client: Client,
     home: NodeHome,
     board: Board,
-    run: RunId,
-    assignment: AssignmentId,
-) {
-    let folder = home.receipts(run);
-    let path = folder.join(format!("{assignment}.receipt"));
-    if path.exists() {
-        return;
+    wanted: mpsc::Receiver<Entry>,
+}
+
+/// Why there is no receipt.
+enum Problem {
+    /// To be tried again.
+    Later(anyhow::Error),
+    /// The coordinator's ledger is not what it should be.
+    Wrong(anyhow::Error),
+}
+
+type Outcome<T> = Result<T, Problem>;
+
+impl Receipts {
+    /// The devices' end and the other.
+    pub(crate) fn new(client: Client, home: NodeHome, board: Board) -> (Self, Clerk) {
+        let (tell, wanted) = mpsc::channel(QUEUE);
+        let clerk = Clerk {
+            client,
+            home,
+            board,
+            wanted,
+        };
+        (Self { wanted: tell }, clerk)
     }
-    tokio::spawn(async move {
-        for pause in PAUSES {
-            match keep(&client, &home, &board, &folder, &path, run, assignment).await {
-                Ok(true) => return board.update(|status| status.receipts += 1),
-                Ok(false) => return,
-                Err(error) => tracing::info!(
-                    %run, %assignment, error = format!("{error:#}"), again_in = ?pause,
-                    "no receipt for an accepted update yet"
-                ),
+
+    /// This update was accepted, it seems.
+    pub(crate) fn want(&self, entry: &Entry) {
+        // A queue that is full for want of a coordinator loses the newest.
+        let _ = self.wanted.try_send(entry.clone());
+    }
+}
+
+impl Clerk {
+    /// Fetches for ever.
+    pub(crate) async fn work(mut self) {
+        let mut queue: BTreeMap<(RunId, AssignmentId), UpdateNotice> = BTreeMap::new();
+        let mut failures = 0;
+        loop {
+            if queue.is_empty() {
+                let Some(entry) = self.wanted.recv().await else {
+                    return;
+                };
+                queue.insert((entry.run, entry.notice.assignment), entry.notice);
             }
-            tokio::time::sleep(pause).await;
+            while let Ok(entry) = self.wanted.try_recv() {
+                queue.insert((entry.run, entry.notice.assignment), entry.notice);
+            }
+            let Some(((run, assignment), notice)) = queue.pop_first() else {
+                continue;
+            };
+            match self.fetch(run, &notice).await {
+                Ok(()) => failures = 0,
+                Err(Problem::Wrong(error)) => {
+                    let problem = format!("the ledger of run {run}: {error:#}");
+                    tracing::error!(%run, %assignment, problem, "a ledger is not what it should be");
+                    self.board
+                        .update(|status| status.ledger_problem = Some(problem));
+                }
+                Err(Problem::Later(error)) => {
+                    tracing::info!(
+                        %run, %assignment, error = format!("{error:#}"),
+                        "no receipt for an accepted update yet"
+                    );
+                    queue.insert((run, assignment), notice);
+                    failures += 1;
+                    tokio::time::sleep(full_jitter(failures, FIRST_PAUSE, LAST_PAUSE)).await;
+                }
+            }
         }
-    });
-}
+    }
 
-/// Whether there is a receipt now.
-async fn keep(
-    client: &Client,
-    home: &NodeHome,
-    board: &Board,
-    folder: &Path,
-    path: &Path,
-    run: RunId,
-    assignment: AssignmentId,
-) -> Result<bool> {
-    std::fs::create_dir_all(folder)?;
-    let key = key(client, home, &folder.join("ledger.key"), run).await?;
-    let bytes = match client.receipt(run, assignment).await {
-        // It was given back without an update.
-        Err(error) if error.code() == Some("no_receipt") => return Ok(false),
-        answer => answer?,
-    };
-    let receipted = Receipt::parse(&bytes)?
-        .verify(&key)
-        .context("the coordinator's receipt does not verify")?;
-    ensure!(
-        receipted.entry.assignment == assignment,
-        "the receipt is for assignment {}",
-        receipted.entry.assignment
-    );
-    home.replace(path, &[&bytes], true)?;
-    check_that_it_goes_on(client, home, board, folder, &key, run).await?;
-    Ok(true)
-}
-
-/// Compares the newest head with the one that was seen last, and keeps it. That the ledger was
-/// rewritten stays in the status: it is what the owner must hear of.
-async fn check_that_it_goes_on(
-    client: &Client,
-    home: &NodeHome,
-    board: &Board,
-    folder: &Path,
-    key: &VerifierKey,
-    run: RunId,
-) -> Result<()> {
-    let path = folder.join("ledger.head");
-    let seen = match std::fs::read(&path) {
-        Ok(seen) => Some(Head::open(&seen, key)?),
-        Err(_) => None,
-    };
-    let proof = client
-        .ledger_consistency(run, seen.as_ref().map_or(0, |seen| seen.size))
-        .await?;
-    let newest = Head::open(proof.head.as_bytes(), key)?;
-    if let Some(seen) = seen {
-        let hashes: Result<Vec<TreeHash>, _> =
-            proof.proof.iter().map(|hash| hash.parse()).collect();
-        if let Err(error) = newest.goes_on(&seen, &hashes?) {
-            let problem = format!(
-                "the ledger of run {run} was rewritten: {error}; keep {} as evidence",
-                path.display()
-            );
-            tracing::error!(%run, problem);
-            board.update(|status| status.ledger_problem = Some(problem));
+    /// Fetches, verifies and keeps one, unless it is there.
+    async fn fetch(&self, run: RunId, notice: &UpdateNotice) -> Outcome<()> {
+        let folder = self.home.receipts(run);
+        let path = folder.join(format!("{}.receipt", notice.assignment));
+        if path.exists() {
             return Ok(());
         }
+        std::fs::create_dir_all(&folder).map_err(later)?;
+        let key = self.key(&folder, run).await?;
+        let bytes = match self.client.receipt(run, notice.assignment).await {
+            // It was given back without an update.
+            Err(error) if error.code() == Some("no_receipt") => return Ok(()),
+            answer => answer.map_err(later)?,
+        };
+        let receipt = Receipt::parse(&bytes).map_err(wrong)?;
+        let entry = receipt.verify(&key).map_err(wrong)?.entry;
+        let EntryKind::Accepted {
+            blocks, payload, ..
+        } = entry.kind
+        else {
+            return Err(wrong(anyhow!("the receipt is for no accepted update")));
+        };
+        let named = (entry.worker, entry.assignment, payload, blocks);
+        let sent = (
+            notice.worker,
+            notice.assignment,
+            notice.payload,
+            notice.blocks_completed,
+        );
+        if named != sent {
+            return Err(wrong(anyhow!(
+                "the receipt names another update: {named:?} instead of {sent:?}"
+            )));
+        }
+        self.write(&path, &bytes)?;
+        self.board.update(|status| status.receipts += 1);
+        self.check_that_it_goes_on(&folder, &key, run).await
     }
-    home.replace(&path, &[proof.head.as_bytes()], true)?;
-    Ok(())
+
+    /// The ledger's key as it was seen first: a coordinator that shows another one later is not
+    /// believed.
+    async fn key(&self, folder: &Path, run: RunId) -> Outcome<VerifierKey> {
+        let path = folder.join("ledger.key");
+        if let Some(text) = read(&path)? {
+            let text = String::from_utf8_lossy(&text);
+            return text.trim().parse().map_err(wrong);
+        }
+        let head = self.client.ledger_head(run).await.map_err(later)?;
+        let key: VerifierKey = head.key.parse().map_err(wrong)?;
+        self.write(&path, format!("{key}\n").as_bytes())?;
+        Ok(key)
+    }
+
+    /// Compares the newest head with the one that was seen last, and keeps it.
+    async fn check_that_it_goes_on(
+        &self,
+        folder: &Path,
+        key: &VerifierKey,
+        run: RunId,
+    ) -> Outcome<()> {
+        let path = folder.join("ledger.head");
+        let seen = match read(&path)? {
+            Some(note) => Some(Head::open(&note, key).map_err(wrong)?),
+            None => None,
+        };
+        let older = seen.as_ref().map_or(0, |seen| seen.size);
+        let proof = match self.client.ledger_consistency(run, older).await {
+            Err(error) if error.code() == Some("no_such_ledger") => {
+                return Err(wrong(anyhow!(
+                    "it was cut off: it had {older} entries; {} is the proof",
+                    path.display()
+                )));
+            }
+            answer => answer.map_err(later)?,
+        };
+        let newest = Head::open(proof.head.as_bytes(), key).map_err(wrong)?;
+        if let Some(seen) = seen {
+            let hashes: Result<Vec<TreeHash>, _> =
+                proof.proof.iter().map(|hash| hash.parse()).collect();
+            let goes_on = newest.goes_on(&seen, &hashes.map_err(wrong)?);
+            if let Err(error) = goes_on {
+                let other = folder.join("ledger.head.other");
+                self.write(&other, proof.head.as_bytes())?;
+                return Err(wrong(anyhow!(error).context(format!(
+                    "it was rewritten: {} and {} prove it",
+                    path.display(),
+                    other.display()
+                ))));
+            }
+        }
+        self.write(&path, proof.head.as_bytes())
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Outcome<()> {
+        self.home.replace(path, &[bytes], true).map_err(later)
+    }
 }
 
-/// The ledger's key as it was seen first: a coordinator that shows another one later is not
-/// believed.
-async fn key(client: &Client, home: &NodeHome, path: &Path, run: RunId) -> Result<VerifierKey> {
-    if let Ok(text) = std::fs::read_to_string(path) {
-        return Ok(text.trim().parse()?);
+/// A file, if it is there.
+fn read(path: &Path) -> Outcome<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error)
+            .with_context(|| format!("{} can't be read", path.display()))
+            .map_err(Problem::Later),
     }
-    let key: VerifierKey = client.ledger_head(run).await?.key.parse()?;
-    home.replace(path, &[format!("{key}\n").as_bytes()], true)?;
-    Ok(key)
+}
+
+fn later(error: impl Into<anyhow::Error>) -> Problem {
+    Problem::Later(error.into())
+}
+
+fn wrong(error: impl Into<anyhow::Error>) -> Problem {
+    Problem::Wrong(error.into())
 }

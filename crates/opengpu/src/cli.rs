@@ -273,7 +273,7 @@ pub enum LedgerCommand {
     /// The signed head of a run's ledger, and the key that verifies it
     #[command(after_help = "Example:\n  opengpu ledger show 1")]
     Show(RunTarget),
-    /// Fetch a run's ledger into a folder, verified; again: what came since
+    /// Fetch a run's ledger into a folder, verified; again: it must go on the one that is there
     #[command(after_help = "Example:\n  opengpu ledger export 1 --out ./ledger-1")]
     Export {
         #[command(flatten)]

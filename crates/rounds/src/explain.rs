@@ -151,8 +151,8 @@ impl Regard {
     /// counted in full.
     pub fn code(&self) -> Option<&'static str> {
         match self {
-            Self { twin: Some(_), .. } => Some("copy"),
             _ if self.counted > 0.995 => None,
+            Self { twin: Some(_), .. } => Some("copy"),
             Self {
                 record: Some(record),
                 needed: Some(needed),

@@ -179,6 +179,15 @@ impl Run {
         })
     }
 
+    /// The assignment whose accepted update is this payload, as far back as verdicts are kept.
+    /// Payloads are named by their hash, and the names are known to others than their senders:
+    /// who names another's has not trained.
+    pub fn assignment_of_payload(&self, payload: Hash) -> Option<AssignmentId> {
+        let verdicts = self.members.values().flat_map(|member| &member.verdicts);
+        let same = |verdict: &&Verdict| verdict.payload == Some(payload);
+        verdicts.rev().find(same).map(|verdict| verdict.assignment)
+    }
+
     /// Rounds, oldest first: the last 200, the open one included.
     pub fn rounds(&self) -> impl DoubleEndedIterator<Item = &RoundSummary> {
         self.rounds.iter().map(|round| &**round)

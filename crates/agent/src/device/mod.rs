@@ -29,6 +29,7 @@ use crate::connection::Line;
 use crate::home::NodeHome;
 use crate::journal::Journal;
 use crate::next_step::{Held, Step, next_step};
+use crate::receipts::Receipts;
 use crate::reporter::{Saying, Word};
 use crate::settings::DeviceSettings;
 use crate::shards::Shards;
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) shards: Shards,
     pub(crate) board: Board,
+    pub(crate) receipts: Receipts,
     pub(crate) line: watch::Receiver<Line>,
     pub(crate) shutdown: CancellationToken,
 }

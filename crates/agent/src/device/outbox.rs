@@ -14,10 +14,9 @@ use opengpu_protocol::{Client, ClientError};
 use opengpu_rounds::{AssignmentId, RunId};
 use tokio::sync::mpsc;
 
-use super::{Device, Shared};
+use super::Device;
 use crate::connection::chain;
 use crate::journal::{Entry, Journal, payload};
-use crate::receipts;
 
 /// How long a sent update waits for a verdict in the plan before it is asked for.
 const ASK_AFTER: Duration = Duration::from_secs(10);
@@ -248,10 +247,10 @@ impl Device {
                     assignment = assignment.0,
                     "update sent"
                 );
-                self.fetch_receipt(run, assignment);
+                self.want_receipt(run, assignment);
             }
             Answer::Verdict(verdict) => {
-                self.fetch_receipt(run, assignment);
+                self.want_receipt(run, assignment);
                 if let Some(item) = self.outbox.items.get_mut(&name) {
                     *item = Item {
                         state: State::Sent {
@@ -298,14 +297,10 @@ impl Device {
     }
 
     /// An update that has a verdict, or whose sending was answered, was accepted.
-    fn fetch_receipt(&self, run: RunId, assignment: AssignmentId) {
-        let Shared {
-            client,
-            home,
-            board,
-            ..
-        } = &self.shared;
-        receipts::fetch(client.clone(), home.clone(), board.clone(), run, assignment);
+    fn want_receipt(&self, run: RunId, assignment: AssignmentId) {
+        if let Some(entry) = self.journal.get(run, assignment) {
+            self.shared.receipts.want(entry);
+        }
     }
 
     /// Carries the plan's verdicts out and sends what is due. Only while a run is held: the

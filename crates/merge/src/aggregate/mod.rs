@@ -13,7 +13,10 @@
 //! | trimmed mean | the part that is cut off | Yin et al. 2018 |
 //! | geometric median | 1/2 | Pillutla et al. 2019 |
 //! | centred clipping | 1/2 | Karimireddy et al. 2021 |
-//! | trust-weighted | 1/2 | RoDiLoCo; here with the geometric median as the reference |
+//! | trust-weighted | 1/2, while honest updates agree more than hostile ones among themselves | RoDiLoCo; here with the geometric median as the reference |
+//!
+//! The trimmed mean's bound is one of a coordinate's senders, whom an attacker can choose in
+//! sparse updates; the others' is one of the round.
 //!
 //! What none of them sees: an update that lies where honest updates lie. That is found by
 //! training its assignment again.

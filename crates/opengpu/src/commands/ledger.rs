@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use opengpu_ledger::{
-    Day, ExportCheck, MAX_NOTE_BYTES, MAX_RECEIPT_BYTES, Receipt, Totals, Verified, VerifierKey,
-    verify_export,
+    Day, ExportCheck, Head, MAX_NOTE_BYTES, MAX_RECEIPT_BYTES, Receipt, Totals, Verified,
+    VerifierKey, verify_export,
 };
 use opengpu_protocol::Client;
 use opengpu_protocol::wire::LedgerHead;
@@ -232,9 +232,9 @@ async fn export(client: &Client, run: RunId, out: &Path, quiet: bool) -> Result<
     }
     bar.finish_and_clear();
     file.sync_all()?;
-    let older = match std::fs::read(out.join(HEAD)) {
-        Ok(head) => vec![head],
-        Err(_) => Vec::new(),
+    let older = match out.join(HEAD).exists() {
+        true => vec![read(&out.join(HEAD), MAX_NOTE_BYTES)?],
+        false => Vec::new(),
     };
     let verified = check(&new, &key, signed.head.as_bytes(), &older)
         .context("what the coordinator sent is no ledger that can be relied on")?;
@@ -262,19 +262,28 @@ fn verify(
         older.push(read(path, MAX_NOTE_BYTES)?);
     }
     let receipts = receipt_files(receipts)?;
-    let mut lines = Vec::new();
+    let head = read(&folder.join(HEAD), MAX_NOTE_BYTES)?;
+    let size = Head::open(&head, &key)
+        .with_context(|| format!("{} cannot be relied on", folder.join(HEAD).display()))?
+        .size;
     for path in &receipts {
         let receipt = Receipt::parse(&read(path, MAX_RECEIPT_BYTES)?);
         let receipt = receipt.with_context(|| format!("{} is no receipt", path.display()))?;
         let proven = receipt.verify(&key);
         let proven = proven.with_context(|| format!("{} proves nothing", path.display()))?;
-        lines.push((proven.index, receipt.line));
+        if proven.head.size > size {
+            bail!(
+                "{} was made over {} entries, the export has {size}: export again, or the ledger \
+                 was cut off",
+                path.display(),
+                proven.head.size
+            );
+        }
         // The head that it is under is one more that the export must go on.
         older.push(receipt.head.into_bytes());
     }
-    let head = read(&folder.join(HEAD), MAX_NOTE_BYTES)?;
     let verified = check(&folder.join(LINES), &key, &head, &older)?;
-    Ok(Report::of(&verified, heads.len(), lines.len()))
+    Ok(Report::of(&verified, heads.len(), receipts.len()))
 }
 
 fn check(lines: &Path, key: &VerifierKey, head: &[u8], older: &[Vec<u8>]) -> Result<Verified> {

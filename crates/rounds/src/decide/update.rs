@@ -40,6 +40,14 @@ impl Deciding<'_> {
                 format!("the update was taken from error feedback {feedback}; {now}"),
             );
         }
+        if let Some(of) = run.assignment_of_payload(payload) {
+            return refuse(
+                "payload_taken",
+                format!(
+                    "payload {payload} is the update of assignment {of}; each assignment is trained and sent by itself"
+                ),
+            );
+        }
         if blocks_completed == 0 {
             let reason = "none of its blocks was completed".to_owned();
             self.emit(EventKind::LeaseReturned { assignment, reason });

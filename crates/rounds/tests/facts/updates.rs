@@ -297,3 +297,31 @@ fn the_state_does_not_grow_with_the_rounds() {
     assert!(sizes[2] < sizes[0] + sizes[0] / 20, "{sizes:?}");
     assert!(sizes[2] < 200_000, "{sizes:?}");
 }
+
+#[test]
+fn the_payload_of_another_assignment_is_refused_whoever_names_it() {
+    let mut story = Story::training(settings(), 3);
+    let first = story.update(1);
+    let taken = hash(format!("payload {first}"));
+    let mut stolen = story.update_of(2);
+    if let Input::Update { payload, .. } = &mut stolen {
+        *payload = taken;
+    }
+    assert_eq!(story.act(stolen.clone()), Err("payload_taken"));
+    assert_eq!(
+        story.reason,
+        format!(
+            "payload {taken} is the update of assignment {first}; each assignment is trained and sent by itself"
+        )
+    );
+    // Its own is taken, and after the merge the stolen one still is not.
+    story.update(2);
+    story.update(3);
+    story.merge();
+    story.all_fetch();
+    let mut again = story.update_of(2);
+    if let Input::Update { payload, .. } = &mut again {
+        *payload = taken;
+    }
+    assert_eq!(story.act(again), Err("payload_taken"));
+}

@@ -1,0 +1,146 @@
+//! Audits as a run knows them: what a worker commits itself to with each update, which updates
+//! are trained again, and what that found. What is compared, and how, is no matter of this
+//! crate (`opengpu_merge::audit`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AssignmentId, BlockRange, Hash, Revision, RoundSettings, WorkerId};
+
+/// Audits that may wait at once; while there are as many, no more are drawn among the updates
+/// of trusted workers.
+pub(crate) const WAITING_AUDITS: usize = 256;
+
+/// Which updates are audited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditRules {
+    /// Whether workers commit themselves with each update, so that it can be audited. Only
+    /// where an assignment is a pure function of public data.
+    pub enabled: bool,
+    /// Part of the updates of trusted workers that is audited, 0 to 1. Those of all others are
+    /// audited each, and merged only after that.
+    pub rate: f64,
+}
+
+/// What a worker commits itself to with an update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commitment {
+    /// Merkle root of what it had accumulated: unsent parts of earlier updates and the
+    /// progress of this assignment.
+    pub root: Hash,
+    /// Its update before this one in the same life of error feedback; None if this is the
+    /// first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<AssignmentId>,
+    /// Updates of which it took back the part that was not merged since the one before, in
+    /// that order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken_back: Vec<AssignmentId>,
+}
+
+/// An update that is to be trained again and compared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Whose it is.
+    pub worker: WorkerId,
+    /// The round it was assigned in.
+    pub round: u64,
+    /// The weights it started from.
+    pub base: Revision,
+    /// All blocks of the assignment, in training order.
+    pub blocks: Vec<BlockRange>,
+    /// How many of them were trained.
+    pub blocks_completed: u64,
+    /// Tokens it was credited with.
+    pub tokens: u64,
+    /// What was sent.
+    pub payload: Hash,
+    /// What its worker committed itself to.
+    pub root: Hash,
+    /// What it follows from; None if the error feedback began at zero.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<AuditBefore>,
+    /// When the update was accepted.
+    pub accepted_ms: u64,
+    /// Drawn when the update was accepted: decides which chunks are opened.
+    pub draw: u64,
+    /// The opened chunks, once they came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub openings: Option<Hash>,
+}
+
+/// The update before one that is audited.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditBefore {
+    /// What its worker committed itself to.
+    pub root: Hash,
+    /// What was sent.
+    pub payload: Hash,
+    /// Payloads taken back since, in order, with the part of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken_back: Vec<(Hash, f32)>,
+}
+
+/// What an audit found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditOutcome {
+    /// The same within what is allowed.
+    Passed,
+    /// Not the same, or not proven.
+    Failed,
+    /// It could not be told, for reasons that are not the worker's.
+    Undecided,
+}
+
+/// What an audit found, with the numbers that decided it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// In a word.
+    pub outcome: AuditOutcome,
+    /// Why, for a program; one of a fixed set.
+    pub code: String,
+    /// Why, for a person.
+    pub reason: String,
+    /// The distance that was measured, if it came to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<f64>,
+    /// The largest that passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<f64>,
+}
+
+/// The update that a worker's next one follows from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Committed {
+    pub assignment: AssignmentId,
+    pub root: Hash,
+    pub payload: Hash,
+}
+
+impl AuditRules {
+    /// Whether nothing is audited, as in runs from before there were audits.
+    pub(crate) fn is_off(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether an update is audited, by the number that was drawn for it.
+    pub(crate) fn picks(&self, trusted: bool, waiting: usize, draw: u64) -> bool {
+        // 53 bits: what a float64 holds.
+        let part = (draw >> 11) as f64 / (1u64 << 53) as f64;
+        self.enabled && (!trusted || (part < self.rate && waiting < WAITING_AUDITS))
+    }
+}
+
+impl Audit {
+    /// From when on the drawn chunks, if they were not opened, will not be: a worker opens them
+    /// as soon as it is told, so that a round and the time until it counts as gone are plenty.
+    pub(crate) fn given_up_ms(&self, settings: &RoundSettings) -> Option<u64> {
+        let patience = settings
+            .duration_ms
+            .saturating_add(settings.grace_ms)
+            .saturating_add(settings.silence_ms);
+        let unopened = self.openings.is_none();
+        unopened.then(|| self.accepted_ms.saturating_add(patience))
+    }
+}

@@ -1,0 +1,131 @@
+//! What a worker commits itself to, what it opens of it, and what an audit found.
+
+use super::{Deciding, Granted, refuse};
+use crate::explain::seconds;
+use crate::{
+    AssignmentId, AuditOutcome, Commitment, EventKind, Finding, Hash, Member, Outcome, Refusal,
+    WorkerId,
+};
+
+impl Deciding<'_> {
+    /// Refuses an update whose commitment does not go on its worker's last one: what it was
+    /// taken from could not be proven.
+    pub(super) fn check_commitment(
+        &self,
+        member: &Member,
+        commitment: Option<&Commitment>,
+    ) -> Result<(), Refusal> {
+        if !self.run().settings.audit.enabled {
+            return Ok(());
+        }
+        let Some(commitment) = commitment else {
+            return refuse(
+                "no_commitment",
+                "updates of this run are audited, and this one commits itself to nothing; \
+                 install the release that the coordinator has",
+            );
+        };
+        let last = member.committed.as_ref().map(|last| last.assignment);
+        if commitment.previous != last {
+            let name = |id: Option<AssignmentId>| match id {
+                Some(id) => format!("update {id}"),
+                None => "no update".to_owned(),
+            };
+            return refuse(
+                "wrong_previous",
+                format!(
+                    "the update follows from {}, the last one accepted of its error feedback is {}; start at zero under a new id",
+                    name(commitment.previous),
+                    name(last)
+                ),
+            );
+        }
+        for (place, id) in commitment.taken_back.iter().enumerate() {
+            let verdict = member.verdict(*id).map(|verdict| &verdict.outcome);
+            let settled = verdict.is_some_and(|outcome| *outcome != Outcome::Waiting);
+            let twice = commitment.taken_back[..place].contains(id);
+            if !settled || twice || !member.untaken.contains_key(id) {
+                return refuse(
+                    "wrong_taken_back",
+                    format!(
+                        "nothing of update {id} could be taken back (again); start at zero under a new id"
+                    ),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn opened(
+        &mut self,
+        assignment: AssignmentId,
+        worker: WorkerId,
+        openings: Hash,
+    ) -> Granted {
+        let audit = self.run().audits.get(&assignment);
+        let Some(audit) = audit.filter(|audit| audit.worker == worker) else {
+            return refuse(
+                "no_such_audit",
+                format!("no openings of update {assignment} are asked of worker {worker}"),
+            );
+        };
+        if audit.openings.is_some() {
+            self.explain("opened before; nothing changes");
+            return Ok(());
+        }
+        self.emit(EventKind::AuditOpened {
+            assignment,
+            openings,
+        });
+        Ok(())
+    }
+
+    pub(super) fn audited(&mut self, assignment: AssignmentId, finding: &Finding) -> Granted {
+        let run = self.run();
+        let Some(audit) = run.audits.get(&assignment) else {
+            return refuse(
+                "no_such_audit",
+                format!("update {assignment} is not being audited"),
+            );
+        };
+        let late = run.round().saturating_sub(audit.round);
+        let merge =
+            finding.outcome == AuditOutcome::Passed && late <= run.settings.staleness_rounds;
+        self.emit(EventKind::Audited {
+            assignment,
+            finding: finding.clone(),
+            merge,
+        });
+        Ok(())
+    }
+
+    /// Who was asked to open chunks and did not has not proven its update.
+    pub(super) fn expire_audits(&mut self) {
+        let settings = &self.run().settings;
+        let audits = self.run().audits.iter();
+        let unopened = audits.filter(|(_, audit)| {
+            let given_up_ms = audit.given_up_ms(settings);
+            given_up_ms.is_some_and(|at| self.now_ms >= at)
+        });
+        let unopened: Vec<_> = unopened
+            .map(|(id, audit)| (*id, self.now_ms.saturating_sub(audit.accepted_ms)))
+            .collect();
+        for (assignment, waited_ms) in unopened {
+            let reason = format!(
+                "the chunks that were drawn of it were not opened within {}",
+                seconds(waited_ms)
+            );
+            self.emit(EventKind::Audited {
+                assignment,
+                finding: Finding {
+                    outcome: AuditOutcome::Failed,
+                    code: "not_opened".into(),
+                    reason,
+                    measured: None,
+                    allowed: None,
+                },
+                merge: false,
+            });
+        }
+    }
+}
