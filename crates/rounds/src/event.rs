@@ -23,13 +23,15 @@ pub struct Regard {
     /// Part of its weight that it counted with in the merge; more than 1 where others counted
     /// less.
     pub counted: f32,
-    /// Its cosine with what most others say, −1 to 1.
+    /// How far it agrees with most others, −1 to 1: the median of its cosines with the
+    /// updates of its round (in older logs the cosine with their geometric median).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f32>,
-    /// The running agreement of its worker, this update included.
+    /// The running agreement of its worker, this update included where it could be compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<f32>,
-    /// The running agreement from which on an update of the round counted in full.
+    /// What both had to reach for an update of the round to count in full (in older logs the
+    /// running agreement alone).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needed: Option<f32>,
     /// The update of the round that it is nearly a copy of.

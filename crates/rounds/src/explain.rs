@@ -153,11 +153,7 @@ impl Regard {
         match self {
             _ if self.counted > 0.995 => None,
             Self { twin: Some(_), .. } => Some("copy"),
-            Self {
-                record: Some(record),
-                needed: Some(needed),
-                ..
-            } if record < needed => Some("disagrees"),
+            _ if self.falls_short() => Some("disagrees"),
             Self {
                 counted: 0.0,
                 agreement: None,
@@ -174,15 +170,37 @@ impl Regard {
             (_, Some(twin)) => {
                 format!("it is nearly a copy of update {twin}, and copies count together as one")
             }
-            ("disagrees", _) => format!(
-                "this worker's agreement with most others is {:.3}, from {:.3} on an update counts in full",
-                self.record.unwrap_or_default(),
-                self.needed.unwrap_or_default()
-            ),
+            ("disagrees", _) => self.what_disagrees(),
             ("says_nothing", _) => "it changes no weight".into(),
             _ => "it lies farther from the others than most".into(),
         };
         Some(format!("{part}: {why}"))
+    }
+
+    /// Whether the update itself or the record of its worker is below what counts in full.
+    fn falls_short(&self) -> bool {
+        let Some(needed) = self.needed else {
+            return false;
+        };
+        [self.agreement, self.record]
+            .into_iter()
+            .flatten()
+            .any(|shown| shown < needed)
+    }
+
+    /// Names both numbers where the update agrees less than its worker does on the whole: in
+    /// older logs the record alone decided, today the lower of the two does.
+    fn what_disagrees(&self) -> String {
+        let needed = self.needed.unwrap_or_default();
+        match (self.record, self.agreement) {
+            (Some(record), Some(agreement)) if agreement < record => format!(
+                "this update's agreement with most others is {agreement:.3} and its worker's on the whole {record:.3}, from {needed:.3} on an update counts in full"
+            ),
+            (record, agreement) => format!(
+                "this worker's agreement with most others is {:.3}, from {needed:.3} on an update counts in full",
+                record.or(agreement).unwrap_or_default()
+            ),
+        }
     }
 }
 

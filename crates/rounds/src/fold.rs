@@ -2,6 +2,8 @@
 //! refused; an event that does not fit (from a newer program, or a damaged log) changes as
 //! little as it can.
 
+use std::collections::BTreeMap;
+
 use crate::blocks::split;
 use crate::run::{
     ClosedRound, KEPT_CHECKPOINTS, KEPT_RETIRED, KEPT_ROUNDS, KEPT_VERDICTS, WaitingUpdate,
@@ -304,10 +306,19 @@ impl Run {
             self.settle(update.worker, *assignment, outcome);
             pieces.extend(update.into_inner().pieces);
         }
-        // Only now: an update is weighed with what was known before its round.
+        // Only now: an update is weighed with what was known before its round. Each record
+        // starts from there, so that of two updates of one worker neither follows the other;
+        // the lower is kept, or a good one would wash the bad one away.
+        let mut records: BTreeMap<WorkerId, f32> = BTreeMap::new();
         for (update, regard) in updates.iter().zip(regards) {
-            if let Some(member) = self.members.get_mut(&update.worker) {
-                member.record = regard.record.or(member.record);
+            if let Some(found) = regard.record {
+                let lowest = records.entry(update.worker).or_insert(found);
+                *lowest = lowest.min(found);
+            }
+        }
+        for (worker, record) in records {
+            if let Some(member) = self.members.get_mut(&worker) {
+                member.record = Some(record);
             }
         }
         let mut summaries = self.rounds.iter_mut().rev();

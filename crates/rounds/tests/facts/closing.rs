@@ -1,6 +1,8 @@
 //! When a round ends, and with what.
 
-use opengpu_rounds::{EventKind, Input, Outcome, Phase, Regard, RoundSettings, WorkerId, weight};
+use opengpu_rounds::{
+    EventKind, Input, Outcome, PendingUpdate, Phase, Regard, RoundSettings, WorkerId, weight,
+};
 
 use crate::story::{Story, hash, revision, settings};
 
@@ -162,8 +164,83 @@ fn what_a_merge_finds_goes_into_the_record_and_is_said_to_the_worker() {
     assert_eq!(said(0), None);
     assert_eq!(
         said(2).unwrap(),
-        "it counted 0 % of its weight: this worker's agreement with most others is -0.250, from 0.125 on an update counts in full"
+        "it counted 0 % of its weight: this update's agreement with most others is -0.500 and its worker's on the whole -0.250, from 0.125 on an update counts in full"
     );
+}
+
+#[test]
+fn what_an_update_lacked_is_said_with_the_number_that_decided() {
+    let said = |agreement, record| {
+        let regard = Regard {
+            counted: 0.4,
+            agreement,
+            record,
+            needed: Some(0.1),
+            twin: None,
+        };
+        (regard.code(), regard.explanation().unwrap())
+    };
+    // A good record does not excuse the update, nor a good update the record.
+    assert_eq!(
+        said(Some(0.04), Some(0.12)),
+        (Some("disagrees"), "it counted 40 % of its weight: this update's agreement with most others is 0.040 and its worker's on the whole 0.120, from 0.100 on an update counts in full".into())
+    );
+    let by_record = "it counted 40 % of its weight: this worker's agreement with most others is 0.040, from 0.100 on an update counts in full";
+    assert_eq!(
+        said(Some(0.2), Some(0.04)),
+        (Some("disagrees"), by_record.into())
+    );
+    // Two updates alone are weighed by the records of their workers.
+    assert_eq!(
+        said(None, Some(0.04)),
+        (Some("disagrees"), by_record.into())
+    );
+    assert_eq!(said(Some(0.2), Some(0.2)).0, Some("far_from_others"));
+}
+
+#[test]
+fn of_two_updates_in_one_merge_the_lower_record_is_kept_in_either_order() {
+    for turned in [false, true] {
+        // Worker 1 sends late, its update carries over, and it sends again.
+        let mut story = Story::training(settings(), 3);
+        story.update(1);
+        story.silence(14_000);
+        story.all_fetch();
+        story.update(1);
+        story.update(2);
+        story.update(3);
+        let pending = story.run.pending_merge().unwrap();
+        let of_worker = |update: &&PendingUpdate| update.worker == WorkerId(1);
+        assert_eq!(pending.updates.iter().filter(of_worker).count(), 2);
+        let mut records = vec![-0.3, 0.4];
+        if turned {
+            records.reverse();
+        }
+        let mut records = records.into_iter();
+        let regard = |update: &PendingUpdate| Regard {
+            counted: 1.0,
+            agreement: None,
+            record: match update.worker {
+                WorkerId(1) => records.next(),
+                // Nothing was found: what was known before stays.
+                _ => None,
+            },
+            needed: None,
+            twin: None,
+        };
+        let regards = pending.updates.iter().map(regard).collect();
+        let done = Input::MergeDone {
+            round: pending.round,
+            merge: hash("merge"),
+            merge_bytes: 7,
+            digest: hash("digest"),
+            factors: vec![1.0; pending.updates.len()],
+            regards,
+        };
+        story.act(done).unwrap();
+        let record = |worker| story.run.member(WorkerId(worker)).unwrap().record;
+        assert_eq!([1, 2].map(record), [Some(-0.3), None]);
+    }
 }
 
 #[test]
