@@ -2,8 +2,6 @@
 
 use rayon::prelude::*;
 
-use super::{Regard, TWIN_COSINE};
-
 /// Scalar products of all pairs of updates (their Gram matrix).
 pub(super) struct Geometry {
     updates: usize,
@@ -45,11 +43,16 @@ impl Geometry {
         &self.products[update * self.updates..][..self.updates]
     }
 
-    /// How many updates say anything.
-    pub fn spoken(&self) -> usize {
-        (0..self.updates)
-            .filter(|update| self.product(*update, *update) > 0.0)
-            .count()
+    /// Whether an update says anything.
+    pub fn speaks(&self, update: usize) -> bool {
+        self.product(update, update) > 0.0
+    }
+
+    /// Length of Σ `coefficients[i]` · update i.
+    pub fn length(&self, coefficients: &[f64]) -> f64 {
+        let rows = (0..self.updates).map(|update| dot(self.row(update), coefficients));
+        let square: f64 = rows.zip(coefficients).map(|(row, c)| row * c).sum();
+        square.max(0.0).sqrt()
     }
 
     /// Distance of each update from the point Σ `coefficients[i]` · update i.
@@ -65,55 +68,24 @@ impl Geometry {
             .collect()
     }
 
-    /// Cosine of `update` with the point Σ `coefficients[i]` · update i, without its own part
-    /// in it; None if either has no length.
-    pub fn agreement(&self, coefficients: &[f64], update: usize) -> Option<f64> {
-        let others: Vec<f64> = coefficients
-            .iter()
-            .enumerate()
-            .map(|(other, c)| if other == update { 0.0 } else { *c })
-            .collect();
-        let along: f64 = dot(self.row(update), &others);
-        let point: f64 = (0..self.updates)
-            .map(|other| others[other] * dot(self.row(other), &others))
-            .sum();
-        let lengths = (self.product(update, update) * point.max(0.0)).sqrt();
-        (lengths > 0.0).then(|| (along / lengths).clamp(-1.0, 1.0))
+    /// Distance of each update from one of them.
+    pub fn apart(&self, from: usize) -> Vec<f64> {
+        let square = |update: usize| {
+            self.product(update, update) - 2.0 * self.product(update, from)
+                + self.product(from, from)
+        };
+        let squares = (0..self.updates).map(square);
+        squares.map(|square| square.max(0.0).sqrt()).collect()
     }
 
-    fn cosine(&self, a: usize, b: usize) -> f64 {
+    /// Cosine of two updates, −1 to 1; 0 if one of them says nothing.
+    pub fn cosine(&self, a: usize, b: usize) -> f64 {
         let lengths = (self.product(a, a) * self.product(b, b)).sqrt();
         if lengths > 0.0 {
             self.product(a, b) / lengths
         } else {
             0.0
         }
-    }
-
-    /// Names for each update the one that it is most like, if they are nearly the same.
-    pub fn mark_twins(&self, regards: &mut [Regard]) {
-        for (update, regard) in regards.iter_mut().enumerate() {
-            let others = (0..self.updates).filter(|other| *other != update);
-            let nearest = others
-                .map(|other| (other, self.cosine(update, other) as f32))
-                .max_by(|a, b| a.1.total_cmp(&b.1));
-            regard.twin = nearest.filter(|(_, cosine)| *cosine > TWIN_COSINE);
-        }
-    }
-
-    /// The shares, in which updates that are nearly the same count together as one of them:
-    /// each is divided by the number that it is among.
-    pub fn without_copies(&self, shares: &[f32]) -> Vec<f64> {
-        let like = |update: usize| {
-            let alike = |other: &usize| {
-                *other == update || self.cosine(update, *other) > f64::from(TWIN_COSINE)
-            };
-            (0..self.updates).filter(alike).count()
-        };
-        let shares = shares.iter().enumerate();
-        shares
-            .map(|(update, share)| f64::from(*share) / like(update) as f64)
-            .collect()
     }
 }
 

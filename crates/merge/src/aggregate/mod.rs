@@ -7,27 +7,33 @@
 //! *absent*, and a lone sender is held down by τ. Only where updates are compared as wholes
 //! does absence count as zero, because an update that sends elsewhere is indeed elsewhere.
 //!
-//! | rule | a hostile share below … cannot move the result arbitrarily | source |
-//! |---|---|---|
-//! | mean | 0 (one update is enough, but for clipping and τ) | |
-//! | trimmed mean | the part that is cut off | Yin et al. 2018 |
-//! | geometric median | 1/2 | Pillutla et al. 2019 |
-//! | centred clipping | 1/2 | Karimireddy et al. 2021 |
-//! | trust-weighted | 1/2, while honest updates agree more than hostile ones among themselves | RoDiLoCo; here with the geometric median as the reference |
+//! | rule | hostile part of the weight that it bears | what it then bounds | source |
+//! |---|---|---|---|
+//! | mean | none (one update is enough, but for clipping and τ) | | |
+//! | trimmed mean | up to the part that is cut off | the value | Yin et al. 2018 |
+//! | geometric median | less than 1/2 | the distance | Pillutla et al. 2019 |
+//! | centred clipping | less than 1/2 | the distance | Karimireddy et al. 2021 |
+//! | trust-weighted | less than 1/2, where the honest agree pair by pair | the direction; clipping bounds the length | RoDiLoCo; here with medians of cosines |
 //!
-//! The trimmed mean's bound is one of a coordinate's senders, whom an attacker can choose in
-//! sparse updates; the others' is one of the round.
+//! [`Aggregator::breakdown_point`] is this column as a number. The trimmed mean's is one of a
+//! coordinate's senders, whom an attacker can choose in sparse updates; the others' is one of
+//! the round. A bound on the distance says little about the direction where honest updates
+//! are nearly at right angles: the centre of a round is then shorter than the bound.
 //!
 //! What none of them sees: an update that lies where honest updates lie. That is found by
 //! training its assignment again.
 
+mod agreement;
 mod centred_clipping;
+mod copies;
 mod geometric_median;
 mod geometry;
 mod sketch;
 mod trimmed_mean;
 mod trust;
 
+use agreement::agreement;
+use copies::Copies;
 use geometry::Geometry;
 pub(crate) use trimmed_mean::{Sent, Trimmed};
 pub use trust::{FULL_AGREEMENT, RECORD_DECAY, record};
@@ -60,27 +66,41 @@ pub enum Aggregator {
 pub struct Regard {
     /// Part of the round's weight that it counted with in the end.
     pub share: f32,
-    /// Cosine with the robust centre of the others, −1 to 1; None if fewer than
-    /// [`LEAST_TO_COMPARE`] updates say anything, for then no majority can be told.
+    /// Median of its cosines with the updates of the round, by weight, −1 to 1: above 0 where
+    /// more than half of the weight, its own included, points its way. None if it says
+    /// nothing or fewer than [`LEAST_TO_COMPARE`] different updates say anything, for then no
+    /// majority can be told.
     pub agreement: Option<f32>,
-    /// The running agreement of its worker, this update included; None without an agreement.
+    /// The running agreement of its worker, this update included. Without an agreement: the
+    /// one from before if the update was weighed by it, else None.
     pub record: Option<f32>,
-    /// The running agreement from which on an update of this round counts in full; None where
-    /// the rule does not ask.
+    /// What agreement and record must both reach for an update of this round to count in
+    /// full; None where the rule does not ask.
     pub needed: Option<f32>,
     /// The other update that it is nearly the same as, and their cosine, if it is beyond
     /// [`TWIN_COSINE`].
     pub twin: Option<(usize, f32)>,
 }
 
-/// Updates that a comparison needs.
+/// Different updates that a comparison needs.
 pub const LEAST_TO_COMPARE: usize = 3;
 
-/// Cosine above which two updates are taken for one. Two workers train different blocks;
-/// what they send has been seen to reach a cosine of 0.6 where they agree most.
-pub const TWIN_COSINE: f32 = 0.9;
+/// Cosine above which two updates are taken for one. It is for copies, which the codecs
+/// change a little, and not for updates that agree: two workers train different blocks, and
+/// yet dense updates of the first rounds can have much in common.
+pub const TWIN_COSINE: f32 = 0.99;
 
 impl Aggregator {
+    /// The part of a round's weight that may be hostile before the rule has nothing left to
+    /// promise: it bears every part *below* this.
+    pub fn breakdown_point(self) -> f32 {
+        match self {
+            Self::Mean => 0.0,
+            Self::TrimmedMean { part } => part,
+            Self::GeometricMedian | Self::CentredClipping | Self::TrustWeighted => 0.5,
+        }
+    }
+
     /// Weighs the updates of a round. `shares` are their parts of its weight, `records` the
     /// running agreements of their workers, where there are any.
     pub(crate) fn weigh(
@@ -103,23 +123,23 @@ impl Aggregator {
             return regards;
         }
         let geometry = Geometry::of(&sketch::sketches(layout, payloads, clipping));
-        geometry.mark_twins(&mut regards);
+        let copies = Copies::among(&geometry, shares);
+        copies.mark(&geometry, &mut regards);
         // A pile of copies pulls like one update.
-        let counts = geometry.without_copies(shares);
-        let centre = geometric_median::coefficients(&geometry, &counts);
-        let comparable = geometry.spoken() >= LEAST_TO_COMPARE;
-        if comparable {
+        let counts = copies.counts(shares);
+        if copies.spoken(&geometry) >= LEAST_TO_COMPARE {
             for (update, regard) in regards.iter_mut().enumerate() {
-                regard.agreement = geometry.agreement(&centre, update).map(|a| a as f32);
-                let agreement = regard.agreement;
-                regard.record = agreement.map(|agreement| record(records[update], agreement));
+                let found = agreement(&geometry, &copies, &counts, update);
+                regard.agreement = found.map(|found| found as f32);
+                let found = regard.agreement;
+                regard.record = found.map(|found| record(records[update], found));
             }
         }
         let coefficients = match self {
             Self::Mean | Self::TrimmedMean { .. } => return regards,
-            Self::GeometricMedian => centre,
+            Self::GeometricMedian => geometric_median::coefficients(&geometry, &counts),
             Self::CentredClipping => centred_clipping::coefficients(&geometry, &counts),
-            Self::TrustWeighted => trust::coefficients(&counts, &mut regards),
+            Self::TrustWeighted => trust::coefficients(&geometry, &counts, records, &mut regards),
         };
         for (regard, coefficient) in regards.iter_mut().zip(coefficients) {
             regard.share = coefficient as f32;

@@ -3,7 +3,9 @@
 
 mod aggregation;
 mod allocation;
+mod breakdown;
 mod clipping;
+mod collusion;
 mod document;
 mod feedback;
 mod golden;
