@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # House checks, with what is wrong and where: links between pages, the length of files, macros
-# that belong in nobody's commit, dependencies that tests would build again. Prints every
-# finding; exit code 1 if there is one.
+# that belong in nobody's commit, refusals that no page explains, dependencies that tests would
+# build again. Prints every finding; exit code 1 if there is one.
 #
 #   ci/tidy.sh            the tracked and the new files of this clone
 set -euo pipefail
@@ -77,6 +77,62 @@ while IFS= read -r file; do
     found "$file:$hit"
   done < <(grep -nE '\b(todo|unimplemented|dbg)!' "$file" | grep -vE '^[0-9]+:[[:space:]]*//' || true)
 done < <(files '*.rs')
+
+# ---- Each refusal is explained, and no explanation is left over ----
+
+# A volunteer looks a code up in this page: one that is missing leaves nothing to go by, one that
+# is gone misleads. Codes are found where they are written, as literals; tests are left out.
+EXPLAINED=docs/rejected.md
+API=crates/coordinator/src/api
+
+# A source without its tests and comments, in one line.
+source_of() {
+  for source in "$@"; do
+    [ -f "$source" ] || continue
+    sed '/^#\[cfg(test)\]/,$d' "$source" | grep -vE '^[[:space:]]*//'
+  done | tr -s '[:space:]' ' '
+}
+
+# Codes that are given where something is refused.
+refused_in() {
+  source_of "$@" |
+    { grep -oE '(\brefuse|::(bad_request|unauthorised|forbidden|not_found|conflict|unacceptable|unavailable))\( ?"[a-z_]+"|StatusCode::[A-Z_]+, "[a-z_]+"' || true; } |
+    grep -oE '"[a-z_]+"' | tr -d '"' | sort -u
+}
+
+# Codes that a method `code` answers with: of a signature, of an update that counted less.
+coded_in() { sed -n '/pub fn code(&self)/,/^    }/p' "$@" | grep -oE '"[a-z_]+"' | tr -d '"' | sort -u; }
+
+if [ -f "$EXPLAINED" ]; then
+  explained=$(sed -nE 's/^### `([a-z_]+)`$/\1/p' "$EXPLAINED" | sort)
+  while IFS= read -r code; do
+    found "$EXPLAINED: $code has two headings"
+  done < <(uniq -d <<<"$explained")
+  # What a node can be told. A new file of refusals belongs into this list.
+  refusing=("$API"/{updates,intake,gate,workers,blobs,nodes,directives,ledger,extract,error,mod}.rs
+    crates/rounds/src/decide/*.rs crates/coordinator/src/auth/*.rs crates/coordinator/src/driver/live.rs)
+  coding=(crates/rounds/src/explain.rs crates/protocol/src/signing.rs)
+  for source in "${refusing[@]}" "${coding[@]}"; do
+    [ -f "$source" ] || found "ci/tidy.sh: $source is not there; say where its refusals went"
+  done
+  must=$(refused_in "${refusing[@]}" && coded_in "${coding[@]}")
+  while IFS= read -r code; do
+    found "$EXPLAINED: no heading '### \`$code\`', a code that the program refuses with"
+  done < <(comm -13 <(uniq <<<"$explained") <(sort -u <<<"$must"))
+  # More files may say what has a heading: some of their codes are for operators alone.
+  may=$(printf '%s\n' "$must" && refused_in "$API"/*.rs)
+  while IFS= read -r code; do
+    found "$EXPLAINED: '### \`$code\`' is a code that the program does not know"
+  done < <(comm -23 <(uniq <<<"$explained") <(sort -u <<<"$may"))
+  # What can be wrong with a payload has one code and a row for each kind.
+  kinds=$(sed -n '/^pub enum DecodeError/,/^}/p' crates/merge/src/error.rs | sed -nE 's/^    ([A-Z][A-Za-z]+)( \{|,)$/\1/p')
+  rows=$(sed -nE 's/^\| `([A-Z][A-Za-z]+)` \|.*/\1/p' "$EXPLAINED")
+  while IFS= read -r kind; do
+    found "$EXPLAINED: DecodeError and the table under bad_payload differ in $kind"
+  done < <(comm -3 <(sort <<<"$kinds") <(sort <<<"$rows") | tr -d '\t')
+else
+  found "$EXPLAINED: it is not there; it explains each code with which a node's work is refused"
+fi
 
 # ---- Tests compile no dependency a second time ----
 
