@@ -226,10 +226,12 @@ async fn join_token(coordinator: &Coordinator) -> anyhow::Result<()> {
     let home = coordinator.home_lock();
     let store = coordinator.store();
     let token = home.read_secret(JOIN_TOKEN)?;
+    // Who revoked it gets a new one with the next start.
     let known: Vec<Hash> = store
         .tokens()
         .await?
         .into_iter()
+        .filter(|token| token.revoked_ms.is_none())
         .map(|token| token.hash)
         .collect();
     if token.is_some_and(|token| known.contains(&Hash::of(token.as_bytes()))) {
@@ -238,7 +240,7 @@ async fn join_token(coordinator: &Coordinator) -> anyhow::Result<()> {
     // The row first: a file that names no row would refuse every agent.
     let token = new_token();
     store
-        .create_token(Hash::of(token.as_bytes()), LOCAL_LABEL, None)
+        .create_token(Hash::of(token.as_bytes()), LOCAL_LABEL, None, None)
         .await?;
     home.write_secret(JOIN_TOKEN, &token)
 }

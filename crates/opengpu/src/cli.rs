@@ -1,8 +1,12 @@
 //! The command line as types: what can be asked, with its help. No logic.
 
+mod node;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+
+pub use node::{MakeToken, NodeCommand, NodeTarget, Token, TokenCommand};
 
 /// Train language models together on machines you own.
 #[derive(Parser)]
@@ -58,7 +62,7 @@ pub enum Command {
     /// Machines that take part
     #[command(
         subcommand,
-        after_help = "Examples:\n  opengpu node list\n  opengpu node token --label attic --uses 1\n  opengpu node drain 2"
+        after_help = "Examples:\n  opengpu node list\n  opengpu node token --label attic\n  opengpu node drain 2"
     )]
     Node(NodeCommand),
     /// What is remembered of accepted work, and its proofs
@@ -299,51 +303,6 @@ pub enum LedgerCommand {
         #[arg(long, num_args = 1.., value_name = "FILE")]
         receipts: Vec<PathBuf>,
     },
-}
-
-#[derive(Subcommand, Clone)]
-pub enum NodeCommand {
-    /// All nodes
-    #[command(after_help = "Example:\n  opengpu node list")]
-    List {
-        #[command(flatten)]
-        remote: Remote,
-    },
-    /// One node in full
-    #[command(after_help = "Example:\n  opengpu node show 2 --json")]
-    Show(NodeTarget),
-    /// Let a node finish and give it nothing new
-    #[command(after_help = "Example:\n  opengpu node drain 2")]
-    Drain(NodeTarget),
-    /// Take a node's work no more until it was looked at
-    #[command(after_help = "Example:\n  opengpu node quarantine 2")]
-    Quarantine(NodeTarget),
-    /// Shut a node out
-    #[command(after_help = "Example:\n  opengpu node ban 2")]
-    Ban(NodeTarget),
-    /// Undo a drain, a quarantine or a ban
-    #[command(after_help = "Example:\n  opengpu node restore 2")]
-    Restore(NodeTarget),
-    /// Make an enrolment token
-    #[command(after_help = "Example:\n  opengpu node token --label attic --uses 1")]
-    Token {
-        /// What it is for
-        #[arg(long, default_value = "")]
-        label: String,
-        /// How many machines may enrol with it [default: a million]
-        #[arg(long)]
-        uses: Option<u32>,
-        #[command(flatten)]
-        remote: Remote,
-    },
-}
-
-#[derive(Args, Clone)]
-pub struct NodeTarget {
-    /// The node's number
-    pub id: u64,
-    #[command(flatten)]
-    pub remote: Remote,
 }
 
 #[derive(Args, Clone)]

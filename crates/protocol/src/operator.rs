@@ -64,6 +64,9 @@ pub struct TokenRequest {
     pub label: String,
     /// How many machines may enrol with it.
     pub uses: u32,
+    /// After how long it admits nobody any more; None: never.
+    #[serde(default)]
+    pub expires_in_seconds: Option<u64>,
 }
 
 /// Answer to [`TokenRequest`]; the only time the token is shown.
@@ -71,6 +74,55 @@ pub struct TokenRequest {
 pub struct TokenMade {
     /// For `opengpu join`.
     pub token: String,
+    /// Its BLAKE3 hash, by which it is listed and revoked.
+    #[schema(value_type = String)]
+    pub hash: Hash,
+}
+
+/// One entry of `GET /v1/tokens`. The token itself is kept nowhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TokenView {
+    /// BLAKE3 of the token.
+    #[schema(value_type = String)]
+    pub hash: Hash,
+    /// For people.
+    pub label: String,
+    /// Whether it admits anyone.
+    pub state: TokenState,
+    /// How many machines it admits; None: any number.
+    pub uses: Option<u64>,
+    /// How many it has admitted.
+    pub used: u64,
+    /// How long ago it was made.
+    pub age_seconds: u64,
+    /// How long it will admit; None: for ever.
+    pub expires_in_seconds: Option<u64>,
+}
+
+/// Whether a token admits anyone, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenState {
+    /// It admits.
+    Open,
+    /// It has admitted as many machines as it may.
+    UsedUp,
+    /// Its time is over.
+    Expired,
+    /// An operator took it back.
+    Revoked,
+}
+
+impl TokenState {
+    /// For people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::UsedUp => "used up",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
 }
 
 /// One entry of `GET /v1/runs/{run}/log?after=`, which answers with a list of them, oldest

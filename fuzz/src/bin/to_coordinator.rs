@@ -102,6 +102,7 @@ fn seeds() -> Vec<Seed> {
             &TokenRequest {
                 label: "friends".into(),
                 uses: 3,
+                expires_in_seconds: Some(604_800),
             },
         ),
     ];

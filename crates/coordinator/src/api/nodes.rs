@@ -65,6 +65,12 @@ pub async fn enrol(
         Err(error @ EnrolError::UsedUp { .. }) => {
             return Err(ApiError::forbidden("token_used_up", error.to_string()));
         }
+        Err(error @ EnrolError::Expired { .. }) => {
+            return Err(ApiError::forbidden("token_expired", error.to_string()));
+        }
+        Err(error @ EnrolError::Revoked) => {
+            return Err(ApiError::forbidden("token_revoked", error.to_string()));
+        }
         Err(EnrolError::Store(error)) => return Err(ApiError::fault(&error.into())),
     };
     let record = coordinator

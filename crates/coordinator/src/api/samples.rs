@@ -2,7 +2,7 @@
 
 use opengpu_protocol::operator::{
     Exported, ExportedFile, LogEntry, RollbackRequest, SampleRequest, Sampled, TokenMade,
-    TokenRequest,
+    TokenRequest, TokenState, TokenView,
 };
 use opengpu_protocol::wire::{
     Activity, AssignmentPlan, BlobManifest, CheckpointRef, DatasetManifest, Enrol, Enrolled,
@@ -241,12 +241,26 @@ fn operator() -> Vec<(&'static str, Value)> {
             value(TokenRequest {
                 label: "friends".into(),
                 uses: 5,
+                expires_in_seconds: Some(604_800),
             }),
         ),
         (
             "TokenMade",
             value(TokenMade {
                 token: "64 hexadecimal digits".into(),
+                hash: HASH,
+            }),
+        ),
+        (
+            "TokenView",
+            value(TokenView {
+                hash: HASH,
+                label: "friends".into(),
+                state: TokenState::Open,
+                uses: Some(5),
+                used: 2,
+                age_seconds: 86_400,
+                expires_in_seconds: Some(518_400),
             }),
         ),
         (

@@ -193,5 +193,10 @@ fn operator_rest() -> Vec<Endpoint> {
             .says("Makes an enrolment token; it is shown only once.")
             .reads("TokenRequest", SMALL)
             .answers("TokenMade"),
+        Endpoint::get("/v1/tokens", Operator, tokens::list)
+            .says("All enrolment tokens, oldest first, each by its hash.")
+            .answers("[TokenView]"),
+        Endpoint::delete("/v1/tokens/{hash}", Operator, tokens::revoke)
+            .says("Revokes an enrolment token. Machines that it admitted stay."),
     ]
 }

@@ -28,6 +28,8 @@ entity!(token, "token", {
     uses: Option<i64>,
     used: i64,
     created_ms: i64,
+    expires_ms: Option<i64>,
+    revoked_ms: Option<i64>,
 });
 
 entity!(node, "node", {

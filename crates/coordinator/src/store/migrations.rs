@@ -1,6 +1,8 @@
 //! The schema and how it came to be. A migration that was released is never edited; a
 //! change is a new one at the end of the list.
 
+mod identity;
+
 use sea_orm_migration::prelude::*;
 
 /// All migrations, oldest first.
@@ -9,7 +11,11 @@ pub(crate) struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(Foundation), Box::new(Ledger)]
+        vec![
+            Box::new(Foundation),
+            Box::new(Ledger),
+            Box::new(identity::TokenTerms),
+        ]
     }
 }
 

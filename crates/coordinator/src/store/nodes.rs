@@ -101,9 +101,28 @@ pub enum EnrolError {
         /// How many it was made for.
         uses: u64,
     },
+    /// The token's time is over.
+    #[error("this enrolment token expired {} ago; ask the operator for a new one", duration(*seconds))]
+    Expired {
+        /// How long ago.
+        seconds: u64,
+    },
+    /// An operator took the token back.
+    #[error("this enrolment token was revoked; ask the operator for a new one")]
+    Revoked,
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A duration in the largest unit of which it has two.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 impl From<DbErr> for EnrolError {
@@ -114,7 +133,7 @@ impl From<DbErr> for EnrolError {
 
 impl Store {
     /// Admits the machine with this key, once: a repetition gives the same node and takes
-    /// no second use of the token, also when the token is used up by now. The token must
+    /// no second use of the token, also when the token admits nobody any more. The token must
     /// exist in any case. A repetition changes neither name nor machine, for it is not signed.
     pub async fn enrol(
         &self,
@@ -143,6 +162,7 @@ impl Store {
         name: &str,
         machine: &str,
     ) -> Result<Option<NodeId>, EnrolError> {
+        let now_ms = unix_ms();
         let tx = self.writer.begin().await?;
         let taken = token::Entity::update_many()
             .col_expr(token::Column::Used, Expr::col(token::Column::Used).add(1))
@@ -151,6 +171,12 @@ impl Store {
                 Condition::any()
                     .add(token::Column::Uses.is_null())
                     .add(Expr::col(token::Column::Used).lt(Expr::col(token::Column::Uses))),
+            )
+            .filter(token::Column::RevokedMs.is_null())
+            .filter(
+                Condition::any()
+                    .add(token::Column::ExpiresMs.is_null())
+                    .add(token::Column::ExpiresMs.gt(now_ms)),
             )
             .exec(&tx)
             .await?
@@ -169,9 +195,7 @@ impl Store {
             return Ok(Some(NodeId(from_db(known.id))));
         }
         if taken == 0 {
-            return Err(EnrolError::UsedUp {
-                uses: token.uses.map_or(0, from_db),
-            });
+            return Err(barred(&token, now_ms));
         }
         let inserted = node::Entity::insert(node::ActiveModel {
             id: NotSet,
@@ -246,6 +270,19 @@ impl Store {
             Some(record) => Ok(record.counter_floor),
             None => Err(StoreError::Missing(format!("node {node}"))),
         }
+    }
+}
+
+/// Why a token admits nobody.
+fn barred(token: &token::Model, now_ms: i64) -> EnrolError {
+    match token.expires_ms {
+        _ if token.revoked_ms.is_some() => EnrolError::Revoked,
+        Some(expires_ms) if expires_ms <= now_ms => EnrolError::Expired {
+            seconds: now_ms.abs_diff(expires_ms) / 1000,
+        },
+        _ => EnrolError::UsedUp {
+            uses: token.uses.map_or(0, from_db),
+        },
     }
 }
 

@@ -1,9 +1,11 @@
 //! Enrolment tokens, of which only the hash is kept.
 
 use opengpu_rounds::Hash;
-use sea_orm::{ActiveValue::Set, EntityTrait, QueryOrder};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, sea_query::Expr,
+};
 
-use super::{Result, Store, entities::token, from_db, unix_ms};
+use super::{Result, Store, entities::token, from_db, to_db, unix_ms};
 
 /// An enrolment token as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,21 +20,54 @@ pub struct TokenRecord {
     pub used: u64,
     /// When it was made, milliseconds since 1970.
     pub created_ms: u64,
+    /// From when on it admits nobody, milliseconds since 1970; None: never.
+    pub expires_ms: Option<u64>,
+    /// When an operator took it back, milliseconds since 1970.
+    pub revoked_ms: Option<u64>,
 }
 
 impl Store {
-    /// Keeps a token that admits `uses` machines (None: any number).
-    pub async fn create_token(&self, hash: Hash, label: &str, uses: Option<u32>) -> Result<()> {
+    /// Keeps a token that admits `uses` machines (None: any number) until `expires_ms`
+    /// (milliseconds since 1970; None: for ever).
+    pub async fn create_token(
+        &self,
+        hash: Hash,
+        label: &str,
+        uses: Option<u32>,
+        expires_ms: Option<u64>,
+    ) -> Result<()> {
         token::Entity::insert(token::ActiveModel {
             hash: Set(hash.to_string()),
             label: Set(label.to_owned()),
             uses: Set(uses.map(i64::from)),
             used: Set(0),
             created_ms: Set(unix_ms()),
+            expires_ms: Set(expires_ms.map(to_db).transpose()?),
+            revoked_ms: Set(None),
         })
         .exec_without_returning(&self.writer)
         .await?;
         Ok(())
+    }
+
+    /// Takes a token back; machines that it admitted stay. Repeating it changes nothing.
+    /// False: there is no such token.
+    pub async fn revoke_token(&self, hash: Hash) -> Result<bool> {
+        let hash = hash.to_string();
+        let changed = token::Entity::update_many()
+            .col_expr(token::Column::RevokedMs, Expr::value(unix_ms()))
+            .filter(token::Column::Hash.eq(hash.as_str()))
+            .filter(token::Column::RevokedMs.is_null())
+            .exec(&self.writer)
+            .await?
+            .rows_affected;
+        if changed == 1 {
+            return Ok(true);
+        }
+        Ok(token::Entity::find_by_id(hash)
+            .one(&self.reader)
+            .await?
+            .is_some())
     }
 
     /// All tokens, oldest first.
@@ -50,6 +85,8 @@ impl Store {
                     uses: row.uses.map(from_db),
                     used: from_db(row.used),
                     created_ms: from_db(row.created_ms),
+                    expires_ms: row.expires_ms.map(from_db),
+                    revoked_ms: row.revoked_ms.map(from_db),
                 })
             })
             .collect()

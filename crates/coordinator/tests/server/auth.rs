@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use opengpu_protocol::operator::NodeAction;
+use opengpu_protocol::operator::{NodeAction, TokenRequest};
 use opengpu_protocol::signing::{public_key, sign};
 use opengpu_protocol::wire::{Activity, Enrol, Machine, Report};
 use opengpu_protocol::{Client, SigningKey};
@@ -113,7 +113,12 @@ async fn the_same_key_is_the_same_node_and_a_wrong_token_admits_nobody() {
     };
     let anonymous = Client::anonymous(&server.url).unwrap();
     assert_eq!(code(anonymous.enrol(&enrol).await), "unknown_token");
-    let made = server.operator().make_token("once", 1).await.unwrap();
+    let once = TokenRequest {
+        label: "once".into(),
+        uses: 1,
+        expires_in_seconds: None,
+    };
+    let made = server.operator().make_token(&once).await.unwrap();
     let with = |seed: u8| Enrol {
         token: made.token.clone(),
         public_key: public_key(&key(seed)),

@@ -9,4 +9,5 @@ mod ready;
 mod rollback;
 mod stall;
 mod support;
+mod tokens;
 mod worker;

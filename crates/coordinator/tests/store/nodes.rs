@@ -14,6 +14,7 @@ on_both_databases!(
     machines_that_enrol_at_once_never_exceed_the_token,
     one_machine_that_enrols_twice_at_once_is_one_node,
     an_unknown_token_admits_nobody,
+    an_expired_or_revoked_token_admits_nobody_new,
     a_node_keeps_what_it_is_and_changes_what_it_may,
     counters_that_were_reserved_stay_reserved,
     a_device_has_one_worker_for_ever,
@@ -27,7 +28,10 @@ fn key(number: u64) -> Hash {
 async fn a_token_admits_as_many_machines_as_it_may(db: Database) {
     let store = db.open().await;
     let token = Hash::of(b"token");
-    store.create_token(token, "lab", Some(2)).await.unwrap();
+    store
+        .create_token(token, "lab", Some(2), None)
+        .await
+        .unwrap();
     let first = store.enrol(token, key(1), "a", &machine()).await.unwrap();
     let second = store.enrol(token, key(2), "b", &machine()).await.unwrap();
     assert_ne!(first, second);
@@ -44,7 +48,10 @@ async fn a_token_admits_as_many_machines_as_it_may(db: Database) {
 async fn repeating_an_enrolment_takes_no_second_use(db: Database) {
     let store = db.open().await;
     let token = Hash::of(b"token");
-    store.create_token(token, "home", Some(1)).await.unwrap();
+    store
+        .create_token(token, "home", Some(1), None)
+        .await
+        .unwrap();
     let node = store.enrol(token, key(1), "a", &machine()).await.unwrap();
     // The answer was lost; the machine asks again, also with its token used up.
     let again = store.enrol(token, key(1), "b", &machine()).await.unwrap();
@@ -57,7 +64,10 @@ async fn machines_that_enrol_at_once_never_exceed_the_token(db: Database) {
     let store = db.open().await;
     let other = db.open().await;
     let token = Hash::of(b"token");
-    store.create_token(token, "lab", Some(5)).await.unwrap();
+    store
+        .create_token(token, "lab", Some(5), None)
+        .await
+        .unwrap();
     let tasks: Vec<_> = (0..12)
         .map(|number| {
             let store = if number % 2 == 0 { &store } else { &other }.clone();
@@ -80,7 +90,7 @@ async fn one_machine_that_enrols_twice_at_once_is_one_node(db: Database) {
     let store = db.open().await;
     let tokens = [Hash::of(b"one"), Hash::of(b"two")];
     for token in tokens {
-        store.create_token(token, "lab", None).await.unwrap();
+        store.create_token(token, "lab", None, None).await.unwrap();
     }
     let tasks: Vec<_> = (0..10)
         .map(|number| {
@@ -108,10 +118,42 @@ async fn an_unknown_token_admits_nobody(db: Database) {
     assert!(store.nodes().await.unwrap().is_empty());
 }
 
+async fn an_expired_or_revoked_token_admits_nobody_new(db: Database) {
+    let store = db.open().await;
+    let (past, ahead) = (Hash::of(b"past"), Hash::of(b"ahead"));
+    let hour_ms = 3_600_000;
+    let now_ms = opengpu_coordinator::clock::unix_ms();
+    store
+        .create_token(past, "lab", None, Some(now_ms - 3 * hour_ms))
+        .await
+        .unwrap();
+    store
+        .create_token(ahead, "lab", Some(2), Some(now_ms + hour_ms))
+        .await
+        .unwrap();
+    let refused = store.enrol(past, key(1), "a", &machine()).await;
+    let Err(error @ EnrolError::Expired { seconds }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!((10_800..10_900).contains(&seconds), "{seconds}");
+    assert!(error.to_string().contains("expired 3 h ago"), "{error}");
+    let node = store.enrol(ahead, key(2), "b", &machine()).await.unwrap();
+    assert!(store.revoke_token(ahead).await.unwrap());
+    let revoked_ms = store.tokens().await.unwrap()[1].revoked_ms;
+    assert!(store.revoke_token(ahead).await.unwrap());
+    assert_eq!(store.tokens().await.unwrap()[1].revoked_ms, revoked_ms);
+    assert!(!store.revoke_token(Hash::of(b"guess")).await.unwrap());
+    let refused = store.enrol(ahead, key(3), "c", &machine()).await;
+    assert!(matches!(refused, Err(EnrolError::Revoked)), "{refused:?}");
+    let again = store.enrol(ahead, key(2), "b", &machine()).await.unwrap();
+    assert_eq!(again, node);
+    assert_eq!(store.nodes().await.unwrap().len(), 1);
+}
+
 async fn a_node_keeps_what_it_is_and_changes_what_it_may(db: Database) {
     let store = db.open().await;
     let token = Hash::of(b"token");
-    store.create_token(token, "lab", None).await.unwrap();
+    store.create_token(token, "lab", None, None).await.unwrap();
     let node = store
         .enrol(token, key(1), "Küche", &machine())
         .await
@@ -139,7 +181,7 @@ async fn a_node_keeps_what_it_is_and_changes_what_it_may(db: Database) {
 async fn counters_that_were_reserved_stay_reserved(db: Database) {
     let store = db.open().await;
     let token = Hash::of(b"token");
-    store.create_token(token, "lab", None).await.unwrap();
+    store.create_token(token, "lab", None, None).await.unwrap();
     let node = store.enrol(token, key(1), "a", &machine()).await.unwrap();
     assert_eq!(store.reserve_counters(node, 1_000).await.unwrap(), 1_000);
     // An older request that comes late lowers nothing.
@@ -157,7 +199,7 @@ async fn counters_that_were_reserved_stay_reserved(db: Database) {
 async fn a_device_has_one_worker_for_ever(db: Database) {
     let store = db.open().await;
     let token = Hash::of(b"token");
-    store.create_token(token, "lab", None).await.unwrap();
+    store.create_token(token, "lab", None, None).await.unwrap();
     let node = store.enrol(token, key(1), "a", &machine()).await.unwrap();
     let tasks: Vec<_> = (0..8)
         .map(|_| {
@@ -192,7 +234,10 @@ async fn a_device_has_one_worker_for_ever(db: Database) {
 async fn a_reopened_database_remembers(db: Database) {
     let store = db.open().await;
     let token = Hash::of(b"token");
-    store.create_token(token, "lab", Some(3)).await.unwrap();
+    store
+        .create_token(token, "lab", Some(3), None)
+        .await
+        .unwrap();
     let node = store.enrol(token, key(1), "a", &machine()).await.unwrap();
     store
         .audit("operator", "node.ban", "node 1: spam")

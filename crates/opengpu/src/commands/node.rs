@@ -6,13 +6,11 @@ use opengpu_rounds::NodeId;
 
 use crate::{
     cli::{NodeCommand, NodeTarget},
+    commands::token,
     home::Home,
     output::{bytes, count, show, table},
     remote,
 };
-
-/// Uses of a token for which no number was given.
-const MANY_USES: u32 = 1_000_000;
 
 /// Carries out a `node` command.
 pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
@@ -38,22 +36,7 @@ pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
         NodeCommand::Quarantine(target) => act(target, NodeAction::Quarantine).await,
         NodeCommand::Ban(target) => act(target, NodeAction::Ban).await,
         NodeCommand::Restore(target) => act(target, NodeAction::Restore).await,
-        NodeCommand::Token {
-            label,
-            uses,
-            remote,
-        } => {
-            let client = remote::operator(home, &remote)?;
-            let made = client.make_token(&label, uses.unwrap_or(MANY_USES)).await?;
-            show(json, &made, |made| {
-                println!("{}", made.token);
-                println!(
-                    "join with: opengpu join {} --token {}",
-                    client.server(),
-                    made.token
-                );
-            })
-        }
+        NodeCommand::Token(args) => token::run(home, json, args).await,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Client, ClientError};
 use crate::RunSpec;
 use crate::operator::{
     Exported, LogEntry, NodeAction, RollbackRequest, RunAction, SampleRequest, Sampled, TokenMade,
-    TokenRequest,
+    TokenRequest, TokenView,
 };
 use crate::wire::{DatasetManifest, NodeView, RunView};
 
@@ -187,18 +187,33 @@ impl Client {
     }
 
     /// `POST /v1/tokens`.
-    pub async fn make_token(&self, label: &str, uses: u32) -> Result<TokenMade, ClientError> {
-        let request = TokenRequest {
-            label: label.to_owned(),
-            uses,
-        };
+    pub async fn make_token(&self, request: &TokenRequest) -> Result<TokenMade, ClientError> {
         let call = Call::json(
             "make an enrolment token",
             Method::POST,
             "/v1/tokens",
-            &request,
+            request,
         );
         self.json(&call.once(), "token").await
+    }
+
+    /// `GET /v1/tokens`.
+    pub async fn tokens(&self) -> Result<Vec<TokenView>, ClientError> {
+        let call = Call::get("list the enrolment tokens", "/v1/tokens");
+        self.json(&call, "list of tokens").await
+    }
+
+    /// `DELETE /v1/tokens/{hash}`.
+    pub async fn revoke_token(&self, hash: Hash) -> Result<(), ClientError> {
+        let call = Call::get(
+            format!("revoke the enrolment token {hash}"),
+            format!("/v1/tokens/{hash}"),
+        );
+        self.done(&Call {
+            method: Method::DELETE,
+            ..call
+        })
+        .await
     }
 }
 

@@ -8,6 +8,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use opengpu_protocol::operator::TokenRequest;
 use opengpu_protocol::wire::{Offered, Plan};
 use opengpu_protocol::{Client, ClientError, ReplayWindow, wire};
 use opengpu_rounds::{NodeId, RunId, WorkerId};
@@ -113,7 +114,12 @@ async fn what_must_not_be_done_twice_is_sent_once() {
     };
     let server = serve(Router::new().route("/v1/tokens", post(handler))).await;
     let client = Client::operator(&server, "token").unwrap();
-    assert!(client.make_token("test", 1).await.is_err());
+    let request = TokenRequest {
+        label: "test".into(),
+        uses: 1,
+        expires_in_seconds: None,
+    };
+    assert!(client.make_token(&request).await.is_err());
     assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 

@@ -1,0 +1,88 @@
+//! `opengpu node`: what an operator can ask about machines and how they are admitted.
+
+use clap::{Args, Subcommand};
+
+use super::Remote;
+use crate::duration::{self, Life};
+
+#[derive(Subcommand, Clone)]
+pub enum NodeCommand {
+    /// All nodes
+    #[command(after_help = "Example:\n  opengpu node list")]
+    List {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// One node in full
+    #[command(after_help = "Example:\n  opengpu node show 2 --json")]
+    Show(NodeTarget),
+    /// Let a node finish and give it nothing new
+    #[command(after_help = "Example:\n  opengpu node drain 2")]
+    Drain(NodeTarget),
+    /// Take a node's work no more until it was looked at
+    #[command(after_help = "Example:\n  opengpu node quarantine 2")]
+    Quarantine(NodeTarget),
+    /// Shut a node out
+    #[command(after_help = "Example:\n  opengpu node ban 2")]
+    Ban(NodeTarget),
+    /// Undo a drain, a quarantine or a ban
+    #[command(after_help = "Example:\n  opengpu node restore 2")]
+    Restore(NodeTarget),
+    /// Make an enrolment token; list and revoke those there are
+    Token(Token),
+}
+
+#[derive(Args, Clone)]
+pub struct NodeTarget {
+    /// The node's number
+    pub id: u64,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+#[derive(Args, Clone)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  opengpu node token                             one machine, within 7 days\n  opengpu node token --label lab --uses 20 --expires 30d\n  opengpu node token --json | jq -r .token\n  opengpu node token list\n  opengpu node token revoke 4f1c2a\n\nThe token is shown once; what is kept is its hash."
+)]
+pub struct Token {
+    #[command(subcommand)]
+    pub command: Option<TokenCommand>,
+    #[command(flatten)]
+    pub make: MakeToken,
+}
+
+#[derive(Args, Clone)]
+pub struct MakeToken {
+    /// What it is for
+    #[arg(long, default_value = "")]
+    pub label: String,
+    /// How many machines may enrol with it
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub uses: u32,
+    /// After how long it admits nobody any more: 7d, 12h, 30m or never
+    #[arg(long, default_value = "7d", value_name = "TIME", value_parser = duration::parse)]
+    pub expires: Life,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+#[derive(Subcommand, Clone)]
+pub enum TokenCommand {
+    /// All enrolment tokens, each by its hash
+    #[command(
+        after_help = "Examples:\n  opengpu node token list\n  opengpu node token list --json | jq '.[] | select(.state == \"open\")'"
+    )]
+    List {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Take a token back; machines that it admitted stay
+    #[command(after_help = "Example:\n  opengpu node token revoke 4f1c2a")]
+    Revoke {
+        /// The first digits of the token's hash, as `list` shows them
+        hash: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
