@@ -22,7 +22,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// The newest that is known of the line.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Line {
-    /// Counts the streams that were opened. Devices are offered anew with each.
+    /// Counts the streams on which there was work to be had: those that were opened, but for
+    /// the time before an operator approved this node. Devices are offered anew with each.
     pub(crate) epoch: u64,
     /// The newest plan and when it came.
     pub(crate) plan: Option<(Arc<Plan>, Instant)>,
@@ -67,14 +68,35 @@ async fn session(
 ) -> Result<(), ClientError> {
     client.hello(crate::SOFTWARE).await?;
     let mut directives = client.directives(SILENCE).await?;
-    line.send_modify(|line| line.epoch += 1);
     board.update(|status| {
         status.connected = true;
         status.connection_problem = None;
     });
     tracing::info!(server = client.server(), "connected");
+    let (mut waits, mut works) = (false, false);
     while let Some(plan) = directives.next().await? {
-        board.update(|status| status.draining = plan.draining);
+        board.update(|status| {
+            status.draining = plan.draining;
+            status.pending = plan.pending;
+        });
+        if plan.pending {
+            if !waits {
+                let node = plan.node.0;
+                tracing::info!(
+                    node,
+                    "waiting for the operator's approval (opengpu node approve {node}); work begins by itself then"
+                );
+            }
+            waits = true;
+            continue;
+        }
+        if !works {
+            if waits {
+                tracing::info!(node = plan.node.0, "the operator has approved this node");
+            }
+            works = true;
+            line.send_modify(|line| line.epoch += 1);
+        }
         line.send_modify(|line| line.plan = Some((Arc::new(plan), Instant::now())));
     }
     Ok(())

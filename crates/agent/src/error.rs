@@ -23,7 +23,7 @@ pub enum AgentError {
         /// The home folder.
         home: PathBuf,
     },
-    /// The first time needs a token.
+    /// The first time needs a token there.
     #[error(
         "this machine is not enrolled at {server} yet; give the token from the coordinator: opengpu join {server} --token TOKEN"
     )]

@@ -74,7 +74,7 @@ pub(crate) async fn enrol_if_needed(
     }
 }
 
-/// Enrols with the token, and remembers it durably.
+/// Enrols, with the token if there is one, and remembers it durably.
 pub(crate) async fn enrol(
     home: &NodeHome,
     settings: &AgentSettings,
@@ -83,25 +83,32 @@ pub(crate) async fn enrol(
 ) -> Result<Enrolment, AgentError> {
     let client = Client::anonymous(server)?;
     let server = client.server().to_owned();
-    let Some(token) = settings.token.clone() else {
-        return Err(AgentError::NoToken { server });
-    };
     client.hello(crate::SOFTWARE).await?;
     let enrol = Enrol {
-        token,
+        token: settings.token.clone(),
         public_key: signing::public_key(key),
         name: settings.name.clone(),
         machine: machine(),
     };
-    let node = client.enrol(&enrol).await?.node;
+    let enrolled = client.enrol(&enrol).await;
+    let enrolled = enrolled.map_err(|error| match error.code() {
+        Some("token_needed") => AgentError::NoToken {
+            server: server.clone(),
+        },
+        _ => error.into(),
+    })?;
     let enrolment = Enrolment {
-        node,
+        node: enrolled.node,
         server,
         name: settings.name.clone(),
     };
     let text = serde_json::to_vec_pretty(&enrolment).unwrap_or_default();
     home.replace(&home.folder().join("node.json"), &[&text], true)?;
-    tracing::info!(node = node.0, server = enrolment.server, "enrolled");
+    tracing::info!(
+        node = enrolled.node.0,
+        server = enrolment.server,
+        "enrolled"
+    );
     Ok(enrolment)
 }
 
@@ -142,6 +149,35 @@ mod tests {
         assert!(matches!(key(&home), Err(AgentError::Damaged { .. })));
     }
 
+    /// Greets, and refuses who enrols without a token. One connection for each request.
+    async fn a_coordinator_that_wants_a_token() -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut line, _)) = listener.accept().await {
+                // The requests of this test come in one piece.
+                let mut request = vec![0; 8192];
+                let read = line.read(&mut request).await.unwrap();
+                let greets = request[..read].starts_with(b"POST /v1/hello");
+                let (status, body) = if greets {
+                    ("200 OK", r#"{"version":1,"software":"t","unix_ms":0}"#)
+                } else {
+                    (
+                        "403 Forbidden",
+                        r#"{"code":"token_needed","message":"by token"}"#,
+                    )
+                };
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+                );
+                line.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        address
+    }
+
     #[tokio::test]
     async fn without_enrolment_and_token_it_says_what_is_missing() {
         let folder = tempfile::tempdir().unwrap();
@@ -157,7 +193,7 @@ mod tests {
         };
         let error = enrol_if_needed(&home, &settings, &key).await.unwrap_err();
         assert!(matches!(error, AgentError::NoServer { .. }), "{error}");
-        settings.server = Some("http://127.0.0.1:9/".to_owned());
+        settings.server = Some(a_coordinator_that_wants_a_token().await);
         let error = enrol_if_needed(&home, &settings, &key).await.unwrap_err();
         assert!(error.to_string().contains("--token"), "{error}");
     }

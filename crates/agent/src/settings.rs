@@ -12,7 +12,7 @@ pub struct AgentSettings {
     pub home: PathBuf,
     /// The coordinator's address; None: the one this home is enrolled at.
     pub server: Option<String>,
-    /// Enrolment token; needed the first time only.
+    /// Enrolment token; needed the first time only, and not where the coordinator admits without.
     pub token: Option<String>,
     /// What the owner calls this machine.
     pub name: String,

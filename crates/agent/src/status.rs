@@ -35,6 +35,9 @@ pub struct AgentStatus {
     pub connection_problem: Option<String>,
     /// Whether the operator is draining this node.
     pub draining: bool,
+    /// Whether the node gets no work until the operator approves it.
+    #[serde(default)]
+    pub pending: bool,
     /// Bytes of requests since the agent started.
     pub sent_bytes: u64,
     /// Bytes of answers since the agent started.

@@ -16,6 +16,7 @@ use crate::auth::{OperatorToken, Signatures};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::driver::{Evaluate, LiveRun, Mailbox, drive, is_over};
+use crate::enrolment::EnrolmentPolicy;
 use crate::fleet::{Fleet, Wants};
 use crate::home::Home;
 use crate::ledger::Signer;
@@ -42,6 +43,7 @@ pub(crate) struct Inner {
     pub checker: Checker,
     pub signatures: Signatures,
     pub operator: OperatorToken,
+    pub enrolment: EnrolmentPolicy,
     pub ledger: Signer,
     pub trainer: Arc<Trainer>,
     pub shared: SharedFolder,
@@ -131,6 +133,11 @@ impl Coordinator {
     }
     pub(crate) fn is_operator(&self, token: &str) -> bool {
         self.0.operator.admits(token)
+    }
+
+    /// Whom this installation takes in.
+    pub(crate) fn enrolment(&self) -> EnrolmentPolicy {
+        self.0.enrolment
     }
 
     /// Plans of nodes may have changed.

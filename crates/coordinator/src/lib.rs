@@ -14,6 +14,7 @@ mod caretaker;
 pub mod clock;
 mod coordinator;
 mod driver;
+mod enrolment;
 mod export;
 pub mod fleet;
 mod home;
@@ -30,5 +31,6 @@ mod view;
 
 pub use coordinator::Coordinator;
 pub use driver::LiveRun;
+pub use enrolment::{EnrolmentPolicy, UnknownPolicy};
 pub use home::{JOIN_TOKEN, OPERATOR_TOKEN};
 pub use serve::{Bound, ServeSettings, serve};

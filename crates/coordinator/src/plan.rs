@@ -47,6 +47,7 @@ pub fn plan_of(coordinator: &Coordinator, node: NodeId) -> Option<Plan> {
     Some(Plan {
         node,
         draining: state == NodeState::Draining,
+        pending: state == NodeState::Pending,
         workers,
     })
 }

@@ -21,6 +21,7 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::coordinator::{Coordinator, Inner};
 use crate::driver::{LiveRun, QUEUE, measure, open};
+use crate::enrolment::EnrolmentPolicy;
 use crate::fleet::{Fleet, NodeMemory};
 use crate::home::{Home, JOIN_TOKEN, OPERATOR_TOKEN, new_token};
 use crate::ledger::Signer;
@@ -45,6 +46,8 @@ pub struct ServeSettings {
     pub listen: SocketAddr,
     /// Database; None: `opengpu.db` in the home folder.
     pub database_url: Option<String>,
+    /// Who may enrol.
+    pub enrolment: EnrolmentPolicy,
     /// What starts a trainer; None: runs whose weights need one can't be made.
     pub trainer: Option<TrainerCommand>,
     /// Further routes.
@@ -93,6 +96,7 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
         checker: Checker::default(),
         signatures: Signatures::new(store.clone()),
         operator: OperatorToken::new(&operator),
+        enrolment: settings.enrolment,
         ledger: Signer::of(&home)?,
         trainer: Arc::clone(&trainer),
         shared,
@@ -119,7 +123,7 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
         .map_or_else(Router::new, |make| make(&coordinator));
     let router = crate::api::router(&coordinator, extra);
     coordinator.set_ready();
-    tracing::info!(%addr, home = %coordinator.home().display(), "listening");
+    tracing::info!(%addr, enrolment = %settings.enrolment, home = %coordinator.home().display(), "listening");
     let serving = tokio::spawn(run_server(listener, router, coordinator.clone(), measuring));
     Ok(Bound {
         addr,

@@ -6,6 +6,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+use opengpu_coordinator::EnrolmentPolicy;
+
 pub use node::{MakeToken, NodeCommand, NodeTarget, Token, TokenCommand};
 
 /// Train language models together on machines you own.
@@ -62,7 +64,7 @@ pub enum Command {
     /// Machines that take part
     #[command(
         subcommand,
-        after_help = "Examples:\n  opengpu node list\n  opengpu node token --label attic\n  opengpu node drain 2"
+        after_help = "Examples:\n  opengpu node list\n  opengpu node token --label attic\n  opengpu node approve 2\n  opengpu node drain 2"
     )]
     Node(NodeCommand),
     /// What is remembered of accepted work, and its proofs
@@ -107,10 +109,10 @@ pub struct Up {
 
 #[derive(Args, Clone)]
 #[command(
-    after_help = "Examples:\n  opengpu serve\n  opengpu serve --listen 0.0.0.0:8470 --home /srv/opengpu\n  opengpu serve --database postgres://opengpu@localhost/opengpu\n  opengpu serve --config /etc/opengpu.toml\n  opengpu serve --json | jq -r .address            one line of JSON once it serves\n\nThe operator's token is in HOME/operator.token and a first enrolment token in HOME/join.token."
+    after_help = "Examples:\n  opengpu serve\n  opengpu serve --listen 0.0.0.0:8470 --home /srv/opengpu\n  opengpu serve --database postgres://opengpu@localhost/opengpu\n  opengpu serve --enrolment approval               anyone may join, `opengpu node approve` lets them work\n  opengpu serve --config /etc/opengpu.toml\n  opengpu serve --json | jq -r .address            one line of JSON once it serves\n\nThe operator's token is in HOME/operator.token and a first enrolment token in HOME/join.token."
 )]
 pub struct Serve {
-    /// Settings in TOML: `listen` and `database`, as below [default: HOME/config.toml, if it is there]
+    /// Settings in TOML: `listen`, `database` and `enrolment`, as below [default: HOME/config.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Address to listen on; port 0 lets the system choose [default: 127.0.0.1:8470]
@@ -119,6 +121,10 @@ pub struct Serve {
     /// Database address [default: HOME/opengpu.db]
     #[arg(long, value_name = "URL")]
     pub database: Option<String>,
+    /// Whom it takes in: invite (who has a token), open (anyone), or approval (anyone, who
+    /// works once approved) [default: invite]
+    #[arg(long, value_name = "POLICY")]
+    pub enrolment: Option<EnrolmentPolicy>,
     /// Stop when standard input closes (for a parent process that may be killed)
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
@@ -131,7 +137,7 @@ pub struct Serve {
 pub struct Join {
     /// Address of the coordinator
     pub url: String,
-    /// Enrolment token, needed the first time
+    /// Enrolment token, needed the first time unless the coordinator admits without
     #[arg(long, env = "OPENGPU_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
     /// What to call this machine [default: its host name]

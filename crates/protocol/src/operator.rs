@@ -165,6 +165,8 @@ impl RunAction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeAction {
+    /// Let in one that waits for approval.
+    Approve,
     /// Finish what it holds, give it nothing new.
     Drain,
     /// Take part in nothing, until restored.
@@ -179,6 +181,7 @@ impl NodeAction {
     /// As in the path.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Approve => "approve",
             Self::Drain => "drain",
             Self::Quarantine => "quarantine",
             Self::Ban => "ban",

@@ -33,11 +33,12 @@ pub struct Welcome {
     pub unix_ms: u64,
 }
 
-/// `POST /v1/nodes` (no signature; the token admits): a machine asks to take part.
+/// `POST /v1/nodes` (not signed): a machine asks to take part.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Enrol {
-    /// Enrolment token.
-    pub token: String,
+    /// Enrolment token; None: as far as the coordinator admits without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// Ed25519 public key, 64 hexadecimal digits.
     pub public_key: Hash,
     /// What its owner calls it.
@@ -64,6 +65,9 @@ pub struct Machine {
 pub struct Enrolled {
     /// The node's lasting name.
     pub node: NodeId,
+    /// Whether it gets no work until an operator approves it.
+    #[serde(default)]
+    pub pending: bool,
 }
 
 /// `PUT /v1/workers/{device}` (signed): a device of this node is ready to work.
@@ -94,6 +98,9 @@ pub struct Plan {
     pub node: NodeId,
     /// Whether an operator is draining the node: finish, take nothing new.
     pub draining: bool,
+    /// Whether the node gets no work until an operator approves it.
+    #[serde(default)]
+    pub pending: bool,
     /// One entry for each offered device.
     pub workers: Vec<WorkerPlan>,
 }
@@ -482,7 +489,7 @@ pub struct NodeView {
     pub node: NodeId,
     /// What its owner calls it.
     pub name: String,
-    /// `active`, `draining`, `quarantined` or `banned`.
+    /// `pending`, `active`, `draining`, `quarantined` or `banned`.
     pub state: String,
     /// Whether its directive stream is open.
     pub connected: bool,

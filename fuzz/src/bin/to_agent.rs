@@ -173,6 +173,7 @@ fn plans() -> Vec<Seed> {
     let plan = Plan {
         node: NodeId(2),
         draining: false,
+        pending: false,
         workers: vec![worker(0, Some(run)), worker(1, None)],
     };
     let merge = MergeRef {

@@ -47,7 +47,7 @@ fn seeds() -> Vec<Seed> {
         seed(
             "Enrol",
             &Enrol {
-                token: "token".into(),
+                token: Some("token".into()),
                 public_key: example::hash(),
                 name: "Küche \"1\"\n".into(),
                 machine: Machine {

@@ -61,6 +61,8 @@ pub struct Endpoint {
     pub query: &'static [&'static str],
     /// Longest time until the answer begins.
     pub within: Duration,
+    /// Whether a node that waits for approval may call.
+    pub pending: bool,
     /// The function.
     pub route: MethodRouter<Coordinator>,
 }
@@ -88,6 +90,7 @@ impl Endpoint {
             answer: "application/json",
             query: &[],
             within: Duration::from_secs(60),
+            pending: false,
             route: on(filter, handler),
         }
     }
@@ -150,6 +153,11 @@ impl Endpoint {
     /// The answer may take this long to begin; a minute where nothing is said.
     pub fn within(mut self, within: Duration) -> Self {
         self.within = within;
+        self
+    }
+    /// Nodes that wait for approval may call, too.
+    pub fn for_pending(mut self) -> Self {
+        self.pending = true;
         self
     }
     /// Parameters after the question mark.

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use opengpu_protocol::signing::{SignatureRefusal, SignedHeaders};
-use opengpu_rounds::Hash;
+use opengpu_rounds::{Hash, NodeId};
 
 use super::endpoint::{Access, BodyRule, matched_path};
 use super::error::{ApiError, Refused};
@@ -37,6 +37,8 @@ pub struct Gate {
     pub body: BodyRule,
     /// Longest time until the handler's answer begins.
     pub within: Duration,
+    /// Whether a node that waits for approval may call.
+    pub pending: bool,
 }
 
 /// Middleware of one endpoint.
@@ -170,8 +172,21 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
         Ok(Err(refusal)) => return Err(refuse(&refusal)),
         Err(error) => return Err(ApiError::fault(&error).into_response()),
     }
+    if !gate.pending && nodes.is_pending(headers.node) {
+        return Err(not_approved(headers.node).into_response());
+    }
     parts.extensions.insert(Caller::Node(headers.node));
     Ok(Request::from_parts(parts, body))
+}
+
+fn not_approved(node: NodeId) -> ApiError {
+    ApiError::forbidden(
+        "not_approved",
+        format!(
+            "node {node} gets no work until the operator of this coordinator approves it, with \
+             `opengpu node approve {node}`"
+        ),
+    )
 }
 
 /// The hash that ends `/v1/runs/{run}/payloads/{hash}`.

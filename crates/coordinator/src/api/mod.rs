@@ -5,6 +5,7 @@ mod blobs;
 mod datasets;
 mod directives;
 pub mod endpoint;
+mod enrolment;
 pub mod error;
 pub mod extract;
 mod gate;
@@ -40,6 +41,7 @@ pub fn router(coordinator: &Coordinator, extra: Router) -> Router {
             access: endpoint.access,
             body: endpoint.body,
             within: endpoint.within,
+            pending: endpoint.pending,
         };
         api = api.route(
             endpoint.path,

@@ -1,100 +1,15 @@
-//! Nodes: greeting, enrolment, and the operator's view of them.
+//! Nodes as the operator sees them, and what the operator tells them.
 
 use axum::Json;
 use axum::extract::State;
-use opengpu_protocol::signing::is_public_key;
-use opengpu_protocol::wire::{Enrol, Enrolled, Hello, NodeView, VERSION, Welcome};
-use opengpu_rounds::{Hash, NodeId};
+use opengpu_protocol::wire::NodeView;
+use opengpu_rounds::NodeId;
 
 use super::error::{ApiError, ApiResult};
-use super::extract::{Parsed, Segments};
+use super::extract::Segments;
 use crate::Coordinator;
-use crate::fleet::NodeMemory;
-use crate::store::{EnrolError, NodeState};
+use crate::store::NodeState;
 use crate::view::node_view;
-
-/// `POST /v1/hello`
-pub async fn hello(Parsed(hello): Parsed<Hello>) -> ApiResult<Json<Welcome>> {
-    if hello.oldest > VERSION || hello.newest < VERSION {
-        return Err(ApiError::unacceptable(
-            "no_common_version",
-            format!(
-                "this coordinator speaks protocol version {VERSION}, {} speaks {} to {}; \
-                 install the same release on both sides",
-                hello.software, hello.oldest, hello.newest
-            ),
-        ));
-    }
-    Ok(Json(Welcome {
-        version: VERSION,
-        software: concat!("opengpu ", env!("CARGO_PKG_VERSION")).to_owned(),
-        unix_ms: crate::clock::unix_ms(),
-    }))
-}
-
-/// `POST /v1/nodes`
-pub async fn enrol(
-    State(coordinator): State<Coordinator>,
-    Parsed(enrol): Parsed<Enrol>,
-) -> ApiResult<Json<Enrolled>> {
-    if !is_public_key(&enrol.public_key) {
-        return Err(ApiError::unacceptable(
-            "bad_key",
-            "public_key is no Ed25519 public key",
-        ));
-    }
-    if enrol.name.chars().count() > 100
-        || enrol.machine.platform.len() > 200
-        || enrol.machine.software.len() > 200
-    {
-        return Err(ApiError::unacceptable(
-            "bad_name",
-            "a machine's name has at most 100 characters",
-        ));
-    }
-    let token = Hash::of(enrol.token.as_bytes());
-    let enrolled = coordinator
-        .store()
-        .enrol(token, enrol.public_key, &enrol.name, &enrol.machine)
-        .await;
-    let node = match enrolled {
-        Ok(node) => node,
-        Err(error @ EnrolError::UnknownToken) => {
-            return Err(ApiError::forbidden("unknown_token", error.to_string()));
-        }
-        Err(error @ EnrolError::UsedUp { .. }) => {
-            return Err(ApiError::forbidden("token_used_up", error.to_string()));
-        }
-        Err(error @ EnrolError::Expired { .. }) => {
-            return Err(ApiError::forbidden("token_expired", error.to_string()));
-        }
-        Err(error @ EnrolError::Revoked) => {
-            return Err(ApiError::forbidden("token_revoked", error.to_string()));
-        }
-        Err(EnrolError::Store(error)) => return Err(ApiError::fault(&error.into())),
-    };
-    let record = coordinator
-        .store()
-        .node(node)
-        .await
-        .map_err(anyhow::Error::from)?;
-    let record = record.ok_or_else(|| anyhow::anyhow!("node {node} was just stored"))?;
-    coordinator.signatures().learn(&record);
-    coordinator
-        .fleet()
-        .lock()
-        .nodes
-        .entry(node)
-        .or_insert(NodeMemory {
-            name: record.name,
-            machine: record.machine,
-            state: record.state,
-            stream: 0,
-            connected: false,
-        });
-    tracing::info!(%node, name = enrol.name, "enrolled");
-    Ok(Json(Enrolled { node }))
-}
 
 /// `GET /v1/nodes`
 pub async fn list(State(coordinator): State<Coordinator>) -> Json<Vec<NodeView>> {
@@ -126,21 +41,27 @@ pub async fn act(
         "drain" => NodeState::Draining,
         "quarantine" => NodeState::Quarantined,
         "ban" => NodeState::Banned,
-        "restore" => NodeState::Active,
+        "restore" | "approve" => NodeState::Active,
         _ => {
             return Err(ApiError::not_found(
                 "unknown_action",
-                format!("`{action}` is none of drain, quarantine, ban, restore"),
+                format!("`{action}` is none of approve, drain, quarantine, ban, restore"),
             ));
         }
     };
+    // Whoever was not looked at yet is approved or banned, never let in by another word.
+    let from: &[NodeState] = match action.as_str() {
+        "approve" => &[NodeState::Pending],
+        "ban" => &NodeState::ALL,
+        _ => &NodeState::LOOKED_AT,
+    };
     let store = coordinator.store();
     if !store
-        .set_node_state(node, state)
+        .set_node_state(node, from, state)
         .await
         .map_err(anyhow::Error::from)?
     {
-        return Err(unknown(node));
+        return Err(unfit(&coordinator, node, &action));
     }
     store
         .audit("operator", &format!("node.{action}"), &node.to_string())
@@ -156,6 +77,22 @@ pub async fn act(
     node_view(&coordinator, node)
         .map(Json)
         .ok_or_else(|| unknown(node))
+}
+
+/// Why an action changed nothing: there is no such node, or it is in another state.
+fn unfit(coordinator: &Coordinator, node: NodeId, action: &str) -> ApiError {
+    let known = node_view(coordinator, node);
+    match known.map(|view| view.state) {
+        None => unknown(node),
+        Some(state) if state == NodeState::Pending.as_str() => ApiError::conflict(
+            "pending",
+            format!("node {node} waits for approval: `opengpu node approve {node}`, or ban it"),
+        ),
+        Some(state) => ApiError::conflict(
+            "not_pending",
+            format!("node {node} is {state}; {action} is for nodes that wait for approval"),
+        ),
+    }
 }
 
 fn unknown(node: NodeId) -> ApiError {

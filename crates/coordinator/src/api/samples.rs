@@ -49,6 +49,7 @@ fn agent() -> Vec<(&'static str, Value)> {
     let plan = Plan {
         node: NodeId(1),
         draining: false,
+        pending: false,
         workers: vec![WorkerPlan {
             worker: WorkerId(1),
             device: 0,
@@ -96,13 +97,19 @@ fn agent() -> Vec<(&'static str, Value)> {
         (
             "Enrol",
             value(Enrol {
-                token: "64 hexadecimal digits".into(),
+                token: Some("64 hexadecimal digits".into()),
                 public_key: HASH,
                 name: "attic".into(),
                 machine: machine(),
             }),
         ),
-        ("Enrolled", value(Enrolled { node: NodeId(1) })),
+        (
+            "Enrolled",
+            value(Enrolled {
+                node: NodeId(1),
+                pending: false,
+            }),
+        ),
         (
             "Offer",
             value(Offer {

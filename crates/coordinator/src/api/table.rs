@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::endpoint::{Access, BodyRule, Endpoint};
-use super::{blobs, datasets, directives, ledger, nodes, runs, status, tokens, updates, workers};
+use super::{
+    blobs, datasets, directives, enrolment, ledger, nodes, runs, status, tokens, updates, workers,
+};
 
 /// Bytes of a small JSON body.
 const SMALL: usize = 16 * 1024;
@@ -39,12 +41,12 @@ fn open() -> Vec<Endpoint> {
             .says("Numbers for Prometheus, in the OpenMetrics format.")
             .answers("application/openmetrics-text"),
         Endpoint::get("/openapi.json", Open, status::openapi).says("This document."),
-        Endpoint::post("/v1/hello", Open, nodes::hello)
+        Endpoint::post("/v1/hello", Open, enrolment::hello)
             .says("Agrees on a protocol version and tells the clock for signatures.")
             .reads("Hello", SMALL)
             .answers("Welcome"),
-        Endpoint::post("/v1/nodes", Open, nodes::enrol)
-            .says("Admits a machine by enrolment token. The same key gets the same node again.")
+        Endpoint::post("/v1/nodes", Open, enrolment::enrol)
+            .says("Admits a machine: by enrolment token or, where the operator lets it, without; it may have to wait for approval. The same key gets the same node again.")
             .reads("Enrol", SMALL)
             .answers("Enrolled"),
     ]
@@ -54,7 +56,8 @@ fn agent() -> Vec<Endpoint> {
     use Access::Node;
     vec![
         Endpoint::get("/v1/directives", Node, directives::stream)
-            .says("All that this node should be doing: one `Plan` a line, at once, on every change and every few seconds. Never ends.")
+            .says("All that this node should be doing: one `Plan` a line, at once, on every change and every few seconds. Never ends. Also for nodes that wait for approval.")
+            .for_pending()
             .answers("application/x-ndjson"),
         Endpoint::put("/v1/workers/{device}", Node, workers::offer)
             .says("A device of this node is ready to work; the same device is always the same worker.")
@@ -187,7 +190,7 @@ fn operator_rest() -> Vec<Endpoint> {
             .says("One node.")
             .answers("NodeView"),
         Endpoint::post("/v1/nodes/{node}/{action}", Operator, nodes::act)
-            .says("Tells a node's place: `drain`, `quarantine`, `ban` or `restore`.")
+            .says("Tells a node's place: `approve`, `drain`, `quarantine`, `ban` or `restore`.")
             .answers("NodeView"),
         Endpoint::post("/v1/tokens", Operator, tokens::make)
             .says("Makes an enrolment token; it is shown only once.")

@@ -24,8 +24,14 @@ pub struct Signatures {
 
 struct Known {
     public_key: Hash,
-    banned: std::sync::atomic::AtomicBool,
+    state: Mutex<NodeState>,
     counters: Mutex<Counters>,
+}
+
+impl Known {
+    fn state(&self) -> NodeState {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 struct Counters {
@@ -46,7 +52,7 @@ impl Signatures {
     pub fn learn(&self, record: &NodeRecord) {
         let known = Known {
             public_key: record.public_key,
-            banned: (record.state == NodeState::Banned).into(),
+            state: Mutex::new(record.state),
             counters: Mutex::new(Counters {
                 window: ReplayWindow::above(record.counter_floor),
                 persisted: record.counter_floor,
@@ -60,11 +66,14 @@ impl Signatures {
     /// What a node may do from now on.
     pub fn set_state(&self, node: NodeId, state: NodeState) {
         if let Some(known) = self.known(node) {
-            known.banned.store(
-                state == NodeState::Banned,
-                std::sync::atomic::Ordering::SeqCst,
-            );
+            *known.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
         }
+    }
+
+    /// Whether a node waits for approval.
+    pub fn is_pending(&self, node: NodeId) -> bool {
+        self.known(node)
+            .is_some_and(|known| known.state() == NodeState::Pending)
     }
 
     /// The key of a node that may speak.
@@ -75,7 +84,7 @@ impl Signatures {
                 format!("there is no node {node} here; enrol this machine again"),
             ));
         };
-        if known.banned.load(std::sync::atomic::Ordering::SeqCst) {
+        if known.state() == NodeState::Banned {
             return Err(ApiError::forbidden(
                 "banned",
                 format!(

@@ -33,7 +33,7 @@ pub use datasets::DatasetError;
 pub use events::{AppendError, EVENT_VERSION, OwnerEpoch, StoredEvent};
 pub use ledger::LedgerLine;
 pub use measurements::{RoundMetric, StoredEvaluation};
-pub use nodes::{EnrolError, NodeRecord, NodeState, UnknownState};
+pub use nodes::{Admission, EnrolError, NodeRecord, NodeState, UnknownState};
 pub use runs::{CreateRunError, RunRecord};
 pub use snapshots::Snapshot;
 pub use tokens::TokenRecord;

@@ -6,8 +6,8 @@ use opengpu_protocol::wire::Machine;
 use opengpu_rounds::{Hash, NodeId};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
-    ColumnTrait, Condition, DbErr, EntityTrait, ExprTrait, QueryFilter, QueryOrder,
-    TransactionTrait,
+    ColumnTrait, Condition, DatabaseTransaction, DbErr, EntityTrait, ExprTrait, QueryFilter,
+    QueryOrder, TransactionTrait,
     sea_query::Expr,
 };
 
@@ -20,6 +20,8 @@ use super::{
 /// What a node may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NodeState {
+    /// Listen, and wait for an operator's approval.
+    Pending,
     /// Everything.
     Active,
     /// Finish what it holds, take nothing new.
@@ -31,9 +33,26 @@ pub enum NodeState {
 }
 
 impl NodeState {
+    /// All there are.
+    pub const ALL: [Self; 5] = [
+        Self::Pending,
+        Self::Active,
+        Self::Draining,
+        Self::Quarantined,
+        Self::Banned,
+    ];
+    /// Those of nodes that an operator, or a token of his, has let in.
+    pub const LOOKED_AT: [Self; 4] = [
+        Self::Active,
+        Self::Draining,
+        Self::Quarantined,
+        Self::Banned,
+    ];
+
     /// As it is stored and shown.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Pending => "pending",
             Self::Active => "active",
             Self::Draining => "draining",
             Self::Quarantined => "quarantined",
@@ -50,21 +69,16 @@ impl fmt::Display for NodeState {
 
 /// A word that is no node's state.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no state of a node; they are active, draining, quarantined and banned")]
+#[error("`{0}` is no state of a node; they are pending, active, draining, quarantined and banned")]
 pub struct UnknownState(String);
 
 impl FromStr for NodeState {
     type Err = UnknownState;
     fn from_str(text: &str) -> Result<Self, UnknownState> {
-        [
-            Self::Active,
-            Self::Draining,
-            Self::Quarantined,
-            Self::Banned,
-        ]
-        .into_iter()
-        .find(|state| state.as_str() == text)
-        .ok_or_else(|| UnknownState(text.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| UnknownState(text.to_owned()))
     }
 }
 
@@ -85,6 +99,21 @@ pub struct NodeRecord {
     pub counter_floor: u64,
     /// When it was admitted, milliseconds since 1970.
     pub created_ms: u64,
+}
+
+/// On what a machine is admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// The token with this hash, which must be good; it makes an active node.
+    Token(Hash),
+    /// Nothing: the operator lets anyone in, in this state.
+    Without(NodeState),
+}
+
+impl From<Hash> for Admission {
+    fn from(token: Hash) -> Self {
+        Self::Token(token)
+    }
 }
 
 /// Why a machine was not admitted.
@@ -133,93 +162,64 @@ impl From<DbErr> for EnrolError {
 
 impl Store {
     /// Admits the machine with this key, once: a repetition gives the same node and takes
-    /// no second use of the token, also when the token admits nobody any more. The token must
-    /// exist in any case. A repetition changes neither name nor machine, for it is not signed.
+    /// no second use of a token, also when the token admits nobody any more. A token must
+    /// exist in any case. A repetition changes neither name nor machine nor state, for it is
+    /// not signed.
     pub async fn enrol(
         &self,
-        token_hash: Hash,
+        admission: impl Into<Admission>,
         public_key: Hash,
         name: &str,
         machine: &Machine,
     ) -> Result<NodeId, EnrolError> {
         let machine = to_json("a machine", machine)?;
-        // The second attempt finds the row that won the race in the first.
-        for _ in 0..3 {
-            if let Some(node) = self
-                .enrol_once(token_hash, public_key, name, &machine)
-                .await?
-            {
-                return Ok(node);
-            }
-        }
-        Err(StoreError::Missing(format!("node with public key {public_key}")).into())
-    }
-
-    async fn enrol_once(
-        &self,
-        token_hash: Hash,
-        public_key: Hash,
-        name: &str,
-        machine: &str,
-    ) -> Result<Option<NodeId>, EnrolError> {
+        let admission = admission.into();
         let now_ms = unix_ms();
         let tx = self.writer.begin().await?;
-        let taken = token::Entity::update_many()
-            .col_expr(token::Column::Used, Expr::col(token::Column::Used).add(1))
-            .filter(token::Column::Hash.eq(token_hash.to_string()))
-            .filter(
-                Condition::any()
-                    .add(token::Column::Uses.is_null())
-                    .add(Expr::col(token::Column::Used).lt(Expr::col(token::Column::Uses))),
-            )
-            .filter(token::Column::RevokedMs.is_null())
-            .filter(
-                Condition::any()
-                    .add(token::Column::ExpiresMs.is_null())
-                    .add(token::Column::ExpiresMs.gt(now_ms)),
-            )
-            .exec(&tx)
-            .await?
-            .rows_affected;
-        let token = token::Entity::find_by_id(token_hash.to_string())
-            .one(&tx)
-            .await?
-            .ok_or(EnrolError::UnknownToken)?;
-        let known = node::Entity::find()
-            .filter(node::Column::PublicKey.eq(public_key.to_string()))
-            .one(&tx)
-            .await?;
-        if let Some(known) = known {
-            // Gives the use back.
+        if let Admission::Token(hash) = admission
+            && let Some(bar) = take_token(&tx, hash, now_ms).await?
+        {
             tx.rollback().await?;
-            return Ok(Some(NodeId(from_db(known.id))));
+            return self.node_with_key(public_key).await?.ok_or(bar);
         }
-        if taken == 0 {
-            return Err(barred(&token, now_ms));
-        }
+        let state = match admission {
+            Admission::Token(_) => NodeState::Active,
+            Admission::Without(state) => state,
+        };
         let inserted = node::Entity::insert(node::ActiveModel {
             id: NotSet,
             public_key: Set(public_key.to_string()),
             name: Set(name.to_owned()),
-            machine: Set(machine.to_owned()),
-            state: Set(NodeState::Active.as_str().to_owned()),
+            machine: Set(machine),
+            state: Set(state.as_str().to_owned()),
             counter_floor: Set(0),
-            created_ms: Set(unix_ms()),
+            created_ms: Set(now_ms),
         })
         .exec(&tx)
         .await;
         match inserted {
             Ok(inserted) => {
                 tx.commit().await?;
-                Ok(Some(NodeId(from_db(inserted.last_insert_id))))
+                Ok(NodeId(from_db(inserted.last_insert_id)))
             }
-            // The same machine was admitted with another token in this very moment.
+            // The same machine was admitted before, or in this very moment.
             Err(error) if is_unique_violation(&error) => {
+                // Gives the use back.
                 tx.rollback().await?;
-                Ok(None)
+                let known = self.node_with_key(public_key).await?;
+                let missing = || StoreError::Missing(format!("node with public key {public_key}"));
+                Ok(known.ok_or_else(missing)?)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn node_with_key(&self, public_key: Hash) -> Result<Option<NodeId>> {
+        let known = node::Entity::find()
+            .filter(node::Column::PublicKey.eq(public_key.to_string()))
+            .one(&self.reader)
+            .await?;
+        Ok(known.map(|known| NodeId(from_db(known.id))))
     }
 
     /// One node.
@@ -240,11 +240,18 @@ impl Store {
         rows.into_iter().map(record).collect()
     }
 
-    /// Says what a node may do from now on. False: there is no such node.
-    pub async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<bool> {
+    /// Says what a node that is in one of the states `from` may do from now on. False: there
+    /// is no such node.
+    pub async fn set_node_state(
+        &self,
+        node: NodeId,
+        from: &[NodeState],
+        state: NodeState,
+    ) -> Result<bool> {
         let changed = node::Entity::update_many()
             .col_expr(node::Column::State, Expr::value(state.as_str()))
             .filter(node::Column::Id.eq(to_db(node.0)?))
+            .filter(node::Column::State.is_in(from.iter().map(|state| state.as_str())))
             .exec(&self.writer)
             .await?
             .rows_affected;
@@ -271,6 +278,37 @@ impl Store {
             None => Err(StoreError::Missing(format!("node {node}"))),
         }
     }
+}
+
+/// Takes one use of a token, or says why there is none to take.
+async fn take_token(
+    tx: &DatabaseTransaction,
+    hash: Hash,
+    now_ms: i64,
+) -> Result<Option<EnrolError>, EnrolError> {
+    let taken = token::Entity::update_many()
+        .col_expr(token::Column::Used, Expr::col(token::Column::Used).add(1))
+        .filter(token::Column::Hash.eq(hash.to_string()))
+        .filter(
+            Condition::any()
+                .add(token::Column::Uses.is_null())
+                .add(Expr::col(token::Column::Used).lt(Expr::col(token::Column::Uses))),
+        )
+        .filter(token::Column::RevokedMs.is_null())
+        .filter(
+            Condition::any()
+                .add(token::Column::ExpiresMs.is_null())
+                .add(token::Column::ExpiresMs.gt(now_ms)),
+        )
+        .exec(tx)
+        .await?
+        .rows_affected;
+    if taken == 1 {
+        return Ok(None);
+    }
+    let token = token::Entity::find_by_id(hash.to_string()).one(tx).await?;
+    let token = token.ok_or(EnrolError::UnknownToken)?;
+    Ok(Some(barred(&token, now_ms)))
 }
 
 /// Why a token admits nobody.

@@ -106,7 +106,7 @@ async fn the_same_key_is_the_same_node_and_a_wrong_token_admits_nobody() {
     let (node, _) = server.enrol(&key(1), "attic").await;
     assert_eq!(server.enrol(&key(1), "attic again").await.0, node);
     let enrol = Enrol {
-        token: "0".repeat(64),
+        token: Some("0".repeat(64)),
         public_key: public_key(&key(2)),
         name: "stranger".into(),
         machine: Machine::default(),
@@ -120,7 +120,7 @@ async fn the_same_key_is_the_same_node_and_a_wrong_token_admits_nobody() {
     };
     let made = server.operator().make_token(&once).await.unwrap();
     let with = |seed: u8| Enrol {
-        token: made.token.clone(),
+        token: Some(made.token.clone()),
         public_key: public_key(&key(seed)),
         ..enrol.clone()
     };

@@ -4,6 +4,7 @@
 mod auth;
 mod blobs;
 mod coverage;
+mod enrolment;
 mod lifecycle;
 mod ready;
 mod rollback;

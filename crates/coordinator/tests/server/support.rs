@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use opengpu_coordinator::{Bound, Coordinator, JOIN_TOKEN, OPERATOR_TOKEN, ServeSettings, serve};
+use opengpu_coordinator::{
+    Bound, Coordinator, EnrolmentPolicy, JOIN_TOKEN, OPERATOR_TOKEN, ServeSettings, serve,
+};
 use opengpu_protocol::operator::RunAction;
 use opengpu_protocol::wire::{
     DatasetManifest, Enrol, Machine, Offer, RunView, ShardRef, TokenShards,
@@ -28,11 +30,16 @@ impl Server {
     }
 
     pub async fn start_on(home: TempDir) -> Self {
+        Self::start_with(home, EnrolmentPolicy::Invite).await
+    }
+
+    pub async fn start_with(home: TempDir, enrolment: EnrolmentPolicy) -> Self {
         let shutdown = CancellationToken::new();
         let bound = serve(ServeSettings {
             home: home.path().to_owned(),
             listen: "127.0.0.1:0".parse().unwrap(),
             database_url: None,
+            enrolment,
             trainer: Some(trainer(&home)),
             extra_routes: None,
             shutdown: shutdown.clone(),
@@ -78,7 +85,7 @@ impl Server {
 
     pub async fn enrol(&self, key: &SigningKey, name: &str) -> (NodeId, Client) {
         let enrol = Enrol {
-            token: self.secret(JOIN_TOKEN),
+            token: Some(self.secret(JOIN_TOKEN)),
             public_key: opengpu_protocol::signing::public_key(key),
             name: name.to_owned(),
             machine: Machine::default(),

@@ -21,7 +21,7 @@ async fn made(server: &Server, uses: u32, expires_in_seconds: Option<u64>) -> To
 
 async fn enrol(server: &Server, token: &TokenMade, seed: u8) -> Result<Enrolled, ClientError> {
     let enrol = Enrol {
-        token: token.token.clone(),
+        token: Some(token.token.clone()),
         public_key: public_key(&key(seed)),
         name: "machine".into(),
         machine: Machine::default(),

@@ -1,6 +1,6 @@
 //! Tokens, nodes, workers.
 
-use opengpu_coordinator::store::{EnrolError, NodeState, StoreError};
+use opengpu_coordinator::store::{Admission, EnrolError, NodeState, StoreError};
 use opengpu_rounds::{Hash, NodeId};
 
 use super::{
@@ -15,6 +15,7 @@ on_both_databases!(
     one_machine_that_enrols_twice_at_once_is_one_node,
     an_unknown_token_admits_nobody,
     an_expired_or_revoked_token_admits_nobody_new,
+    a_machine_without_a_token_is_one_node_in_the_state_given,
     a_node_keeps_what_it_is_and_changes_what_it_may,
     counters_that_were_reserved_stay_reserved,
     a_device_has_one_worker_for_ever,
@@ -150,6 +151,32 @@ async fn an_expired_or_revoked_token_admits_nobody_new(db: Database) {
     assert_eq!(store.nodes().await.unwrap().len(), 1);
 }
 
+async fn a_machine_without_a_token_is_one_node_in_the_state_given(db: Database) {
+    let store = db.open().await;
+    let waits = Admission::Without(NodeState::Pending);
+    let tasks: Vec<_> = (0..6)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.enrol(waits, key(1), "a", &machine()).await.unwrap() })
+        })
+        .collect();
+    let node = store.enrol(waits, key(1), "a", &machine()).await.unwrap();
+    for task in tasks {
+        assert_eq!(task.await.unwrap(), node);
+    }
+    let state = async || store.node(node).await.unwrap().unwrap().state;
+    assert_eq!(state().await, NodeState::Pending);
+    // What nobody looked at is let in by approval alone.
+    let restored = store.set_node_state(node, &NodeState::LOOKED_AT, NodeState::Active);
+    assert!(!restored.await.unwrap());
+    let approved = store.set_node_state(node, &[NodeState::Pending], NodeState::Active);
+    assert!(approved.await.unwrap());
+    assert_eq!(state().await, NodeState::Active);
+    // Enrolling again changes nothing about it.
+    let again = store.enrol(waits, key(1), "a", &machine()).await.unwrap();
+    assert_eq!((again, state().await), (node, NodeState::Active));
+}
+
 async fn a_node_keeps_what_it_is_and_changes_what_it_may(db: Database) {
     let store = db.open().await;
     let token = Hash::of(b"token");
@@ -163,14 +190,19 @@ async fn a_node_keeps_what_it_is_and_changes_what_it_may(db: Database) {
     assert_eq!(record.machine, machine());
     assert_eq!(record.public_key, key(1));
     assert_eq!(record.state, NodeState::Active);
-    assert!(store.set_node_state(node, NodeState::Banned).await.unwrap());
+    assert!(
+        store
+            .set_node_state(node, &NodeState::ALL, NodeState::Banned)
+            .await
+            .unwrap()
+    );
     assert_eq!(
         store.node(node).await.unwrap().unwrap().state,
         NodeState::Banned
     );
     assert!(
         !store
-            .set_node_state(NodeId(99), NodeState::Banned)
+            .set_node_state(NodeId(99), &NodeState::ALL, NodeState::Banned)
             .await
             .unwrap()
     );

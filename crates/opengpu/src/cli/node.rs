@@ -16,6 +16,9 @@ pub enum NodeCommand {
     /// One node in full
     #[command(after_help = "Example:\n  opengpu node show 2 --json")]
     Show(NodeTarget),
+    /// Let in a node that waits for approval; to refuse it, ban it
+    #[command(after_help = "Examples:\n  opengpu node approve 2\n  opengpu node ban 2")]
+    Approve(NodeTarget),
     /// Let a node finish and give it nothing new
     #[command(after_help = "Example:\n  opengpu node drain 2")]
     Drain(NodeTarget),

@@ -32,6 +32,7 @@ pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
             let view = client.node_view(NodeId(target.id)).await?;
             show(json, &view, |view| list(std::slice::from_ref(view)))
         }
+        NodeCommand::Approve(target) => act(target, NodeAction::Approve).await,
         NodeCommand::Drain(target) => act(target, NodeAction::Drain).await,
         NodeCommand::Quarantine(target) => act(target, NodeAction::Quarantine).await,
         NodeCommand::Ban(target) => act(target, NodeAction::Ban).await,

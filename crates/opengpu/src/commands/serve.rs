@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
-use opengpu_coordinator::{Coordinator, ServeSettings};
+use opengpu_coordinator::{Coordinator, EnrolmentPolicy, ServeSettings};
 use opengpu_portal::Source;
 use opengpu_protocol::wire::RunView;
 use opengpu_rounds::RunId;
@@ -32,6 +32,7 @@ const LISTEN: &str = "127.0.0.1:8470";
 struct Config {
     listen: Option<SocketAddr>,
     database: Option<String>,
+    enrolment: Option<EnrolmentPolicy>,
 }
 
 impl Config {
@@ -47,7 +48,7 @@ impl Config {
             .with_context(|| format!("cannot read the settings {}", file.display()))?;
         toml::from_str(&text).with_context(|| {
             format!(
-                "{} is no valid settings file; it may have `listen` and `database`",
+                "{} is no valid settings file; it may have `listen`, `database` and `enrolment` (invite, open or approval)",
                 file.display()
             )
         })
@@ -76,6 +77,7 @@ pub async fn run(home: &Home, json: bool, args: Serve) -> Result<()> {
         home: home.path().to_path_buf(),
         listen,
         database_url: args.database.or(config.database),
+        enrolment: args.enrolment.or(config.enrolment).unwrap_or_default(),
         trainer: Some(trainer),
         extra_routes: Some(Box::new(|coordinator| {
             opengpu_portal::router(Arc::new(Runs(coordinator.clone())))
@@ -182,6 +184,9 @@ mod tests {
         std::fs::write(home.config_file(), "listen = \"0.0.0.0:9000\"\n").unwrap();
         let listen = Config::read(&home, None).unwrap().listen.unwrap();
         assert_eq!(listen.to_string(), "0.0.0.0:9000");
+        std::fs::write(home.config_file(), "enrolment = \"approval\"\n").unwrap();
+        let enrolment = Config::read(&home, None).unwrap().enrolment;
+        assert_eq!(enrolment, Some(EnrolmentPolicy::Approval));
         std::fs::write(home.config_file(), "lisen = 1\n").unwrap();
         let error = format!("{:#}", Config::read(&home, None).unwrap_err());
         assert!(

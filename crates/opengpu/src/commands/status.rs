@@ -52,6 +52,11 @@ fn print(status: &AgentStatus) {
         (None, false) => "not connected".to_owned(),
     };
     println!("coordinator {}, {link}", status.server);
+    if status.pending {
+        println!(
+            "approval    waits for the operator, who does it with `opengpu node approve {node}`; work begins by itself then"
+        );
+    }
     if status.draining {
         println!("draining    an operator lets this node finish and gives it nothing new");
     }

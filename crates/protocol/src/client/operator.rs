@@ -174,7 +174,7 @@ impl Client {
         self.json(&call, "node").await
     }
 
-    /// `POST /v1/nodes/{id}/{drain|quarantine|ban|restore}`.
+    /// `POST /v1/nodes/{id}/{approve|drain|quarantine|ban|restore}`.
     pub async fn act_on_node(&self, node: NodeId, action: NodeAction) -> Result<(), ClientError> {
         let action = action.as_str();
         let path = format!("/v1/nodes/{node}/{action}");

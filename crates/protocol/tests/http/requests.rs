@@ -163,6 +163,7 @@ async fn plans_arrive_whole_however_the_stream_is_cut_and_silence_ends_it() {
     let plan = Plan {
         node: NodeId(3),
         draining: true,
+        pending: false,
         workers: Vec::new(),
     };
     let line = format!("{}\n", serde_json::to_string(&plan).unwrap());
