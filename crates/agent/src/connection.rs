@@ -108,7 +108,7 @@ fn for_good(client: &Client, node: NodeId, error: &ClientError, ever: bool) -> O
     match error {
         ClientError::Refused { code, message, .. } => match code.as_str() {
             "unknown_node" | "bad_signature" => Some(AgentError::UnknownNode { server, node }),
-            "banned" => Some(AgentError::Barred {
+            "banned" | "key_revoked" => Some(AgentError::Barred {
                 server,
                 node,
                 reason: message.clone(),

@@ -4,6 +4,7 @@
 //! ```text
 //! node/lock            held while an agent runs
 //! node/key             the Ed25519 key, 64 hexadecimal digits, mode 0600
+//! node/key.next, key.old  while the key is being changed
 //! node/node.json       which node this is at which coordinator
 //! node/status.json     what the agent is doing, for `opengpu status`
 //! node/blobs/          dataset shards by hash

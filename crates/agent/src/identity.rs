@@ -1,5 +1,7 @@
 //! Who this machine is: its key, made once, and its node id at a coordinator.
 
+use std::path::Path;
+
 use opengpu_protocol::wire::{Enrol, Machine};
 use opengpu_protocol::{Client, SigningKey, signing};
 use opengpu_rounds::{Hash, NodeId};
@@ -19,27 +21,44 @@ pub(crate) struct Enrolment {
 /// The key of this home; drawn from the operating system the first time.
 pub(crate) fn key(home: &NodeHome) -> Result<SigningKey, AgentError> {
     let path = home.folder().join("key");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let seed: Hash = text.trim().parse().map_err(|_| AgentError::Damaged {
-                path: path.clone(),
-                problem: "a key is 64 hexadecimal digits; restore it, or remove it and enrol this machine anew".to_owned(),
-            })?;
-            Ok(SigningKey::from_bytes(&seed.0))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            // The thread's generator is a cryptographic one seeded by the operating system.
-            let seed: [u8; 32] = rand::random();
-            home.replace(&path, &[format!("{}\n", Hash(seed)).as_bytes()], true)?;
-            Ok(SigningKey::from_bytes(&seed))
-        }
-        Err(error) => Err(failed("read", &path, error)),
+    match stored_key(&path)? {
+        Some(key) => Ok(key),
+        None => new_key(home, &path),
     }
 }
 
-/// The enrolment of this home, if there is one.
-pub(crate) fn enrolment(home: &NodeHome) -> Result<Option<Enrolment>, AgentError> {
-    let path = home.folder().join("node.json");
+/// The key in this file, if there is one.
+pub(crate) fn stored_key(path: &Path) -> Result<Option<SigningKey>, AgentError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let seed: Hash = text.trim().parse().map_err(|_| AgentError::Damaged {
+                path: path.to_owned(),
+                problem: "a key is 64 hexadecimal digits; restore it, or remove it and enrol this machine anew".to_owned(),
+            })?;
+            Ok(Some(SigningKey::from_bytes(&seed.0)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path, error)),
+    }
+}
+
+/// Draws a key and keeps it in this file.
+pub(crate) fn new_key(home: &NodeHome, path: &Path) -> Result<SigningKey, AgentError> {
+    // The thread's generator is a cryptographic one seeded by the operating system.
+    let key = SigningKey::from_bytes(&rand::random());
+    store_key(home, path, &key)?;
+    Ok(key)
+}
+
+/// Keeps a key in this file, durably and for its owner alone.
+pub(crate) fn store_key(home: &NodeHome, path: &Path, key: &SigningKey) -> Result<(), AgentError> {
+    let text = format!("{}\n", Hash(key.to_bytes()));
+    home.replace(path, &[text.as_bytes()], true)
+}
+
+/// The enrolment that the agent's folder `node` remembers, if there is one.
+pub(crate) fn enrolment_in(folder: &Path) -> Result<Option<Enrolment>, AgentError> {
+    let path = folder.join("node.json");
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -59,7 +78,7 @@ pub(crate) async fn enrol_if_needed(
     settings: &AgentSettings,
     key: &SigningKey,
 ) -> Result<Enrolment, AgentError> {
-    let remembered = enrolment(home)?;
+    let remembered = enrolment_in(home.folder())?;
     let wanted = settings
         .server
         .as_ref()
@@ -149,35 +168,6 @@ mod tests {
         assert!(matches!(key(&home), Err(AgentError::Damaged { .. })));
     }
 
-    /// Greets, and refuses who enrols without a token. One connection for each request.
-    async fn a_coordinator_that_wants_a_token() -> String {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            while let Ok((mut line, _)) = listener.accept().await {
-                // The requests of this test come in one piece.
-                let mut request = vec![0; 8192];
-                let read = line.read(&mut request).await.unwrap();
-                let greets = request[..read].starts_with(b"POST /v1/hello");
-                let (status, body) = if greets {
-                    ("200 OK", r#"{"version":1,"software":"t","unix_ms":0}"#)
-                } else {
-                    (
-                        "403 Forbidden",
-                        r#"{"code":"token_needed","message":"by token"}"#,
-                    )
-                };
-                let length = body.len();
-                let answer = format!(
-                    "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-                );
-                line.write_all(answer.as_bytes()).await.unwrap();
-            }
-        });
-        address
-    }
-
     #[tokio::test]
     async fn without_enrolment_and_token_it_says_what_is_missing() {
         let folder = tempfile::tempdir().unwrap();
@@ -193,7 +183,12 @@ mod tests {
         };
         let error = enrol_if_needed(&home, &settings, &key).await.unwrap_err();
         assert!(matches!(error, AgentError::NoServer { .. }), "{error}");
-        settings.server = Some(a_coordinator_that_wants_a_token().await);
+        let (server, _) = crate::fake::coordinator(|what| match what {
+            "POST /v1/hello" => (200, r#"{"version":1,"software":"t","unix_ms":0}"#),
+            _ => (403, r#"{"code":"token_needed","message":"by token"}"#),
+        })
+        .await;
+        settings.server = Some(server);
         let error = enrol_if_needed(&home, &settings, &key).await.unwrap_err();
         assert!(error.to_string().contains("--token"), "{error}");
     }

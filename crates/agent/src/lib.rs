@@ -7,16 +7,20 @@
 //!
 //! - [`run`]: an agent until shutdown.
 //! - [`status`]: what the agent of a home is doing.
+//! - [`rotate_key`]: gives this machine another key; [`node_client`]: speaks as its node.
 //! - [`forget`]: removes what an agent left on this machine.
 
 mod connection;
 mod credit;
 mod device;
 mod error;
+#[cfg(test)]
+mod fake;
 mod feedback;
 mod home;
 mod identity;
 mod journal;
+mod keys;
 mod mirror;
 mod next_step;
 mod receipts;
@@ -42,6 +46,7 @@ use shards::Shards;
 use status::Board;
 
 pub use error::AgentError;
+pub use keys::{node_client, rotate_key};
 pub use settings::{AgentSettings, DeviceSettings};
 pub use status::{AgentStatus, DeviceStatus, status};
 

@@ -1,5 +1,6 @@
 //! The command line as types: what can be asked, with its help. No logic.
 
+mod key;
 mod node;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use opengpu_coordinator::EnrolmentPolicy;
 
+pub use key::KeyCommand;
 pub use node::{MakeToken, NodeCommand, NodeTarget, Token, TokenCommand};
 
 /// Train language models together on machines you own.
@@ -67,6 +69,12 @@ pub enum Command {
         after_help = "Examples:\n  opengpu node list\n  opengpu node token --label attic\n  opengpu node approve 2\n  opengpu node drain 2"
     )]
     Node(NodeCommand),
+    /// The keys that this machine signs with
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  opengpu key list\n  opengpu key rotate\n  opengpu key revoke 4f1c2a2b"
+    )]
+    Key(KeyCommand),
     /// What is remembered of accepted work, and its proofs
     #[command(
         subcommand,

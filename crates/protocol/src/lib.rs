@@ -3,7 +3,9 @@
 mod check;
 pub mod client;
 mod download;
+pub mod identity;
 pub mod operator;
+pub mod possession;
 mod replay;
 mod run_spec;
 pub mod signing;

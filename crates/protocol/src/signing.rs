@@ -7,6 +7,9 @@
 //! METHOD \n path?query \n BLAKE3(body) in hex \n unix milliseconds \n counter \n node
 //! ```
 //!
+//! A fifth header may name the key, for a node that has several; it is not signed, as the
+//! signature fits one key only.
+//!
 //! Pure: keys, clocks and counters are arguments. Which counters were seen is kept by
 //! [`ReplayWindow`](crate::ReplayWindow); keys are kept in files by the agent and in the
 //! database by the coordinator.
@@ -22,6 +25,9 @@ pub const TIME_HEADER: &str = "opengpu-time";
 pub const COUNTER_HEADER: &str = "opengpu-counter";
 /// Header: 128 hexadecimal digits.
 pub const SIGNATURE_HEADER: &str = "opengpu-signature";
+/// Header: the public key that signed, 64 hexadecimal digits. Without it all of the node's
+/// keys are tried.
+pub const KEY_HEADER: &str = "opengpu-key";
 /// Answer header of a refusal: counters must be above this.
 pub const COUNTER_FLOOR_HEADER: &str = "opengpu-counter-floor";
 /// Answer header of a refusal: the coordinator's clock, milliseconds since 1970.
@@ -66,6 +72,11 @@ pub enum SignatureRefusal {
     /// The signature belongs to another key or another request.
     #[error("the signature does not fit the request and the node's key")]
     BadSignature,
+    /// The key was the node's and is no longer.
+    #[error(
+        "this key of the node was revoked; sign with another of its keys, or enrol this machine anew"
+    )]
+    Revoked,
     /// The request's time is too far from the coordinator's.
     #[error(
         "the request's clock is {offset_ms} ms away from the coordinator's, more than the {CLOCK_TOLERANCE_MS} ms allowed; set the clock, or sign with the time in the header {CLOCK_HEADER}"
@@ -94,6 +105,7 @@ impl SignatureRefusal {
             Self::TooLong => "request_too_long",
             Self::BadKey => "bad_key",
             Self::BadSignature => "bad_signature",
+            Self::Revoked => "key_revoked",
             Self::Clock { .. } => "clock_off",
             Self::Replayed { .. } => "counter_too_low",
         }
@@ -149,6 +161,14 @@ impl SignedHeaders {
             counter: number(COUNTER_HEADER)?,
             signature,
         })
+    }
+
+    /// The key that the request names in [`KEY_HEADER`], if it names one.
+    pub fn named_key<'a>(
+        get: impl Fn(&'static str) -> Option<&'a str>,
+    ) -> Result<Option<Hash>, SignatureRefusal> {
+        let key = get(KEY_HEADER).map(str::parse).transpose();
+        key.map_err(|_| SignatureRefusal::Malformed(KEY_HEADER))
     }
 
     /// The headers by name.
@@ -236,7 +256,7 @@ fn portable_integer(text: &str) -> Option<u64> {
     (value < INTEGER_LIMIT).then_some(value)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes
         .iter()
@@ -247,7 +267,7 @@ fn hex(bytes: &[u8]) -> String {
         })
 }
 
-fn unhex(text: &str) -> Option<[u8; 64]> {
+pub(crate) fn unhex(text: &str) -> Option<[u8; 64]> {
     let text = text.as_bytes();
     if text.len() != 128 {
         return None;

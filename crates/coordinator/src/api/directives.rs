@@ -9,15 +9,18 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use opengpu_protocol::wire::Plan;
-use opengpu_rounds::NodeId;
+use opengpu_rounds::{Hash, NodeId};
+use tokio::sync::watch;
 
 use super::error::{ApiError, ApiResult};
-use super::extract::SignedNode;
+use super::extract::{SignedNode, SignedWith};
 use crate::Coordinator;
 use crate::plan::plan_of;
 
 /// A line comes at least this often.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// Longest wait for a node to read a line.
+const UNREAD: Duration = Duration::from_secs(30);
 /// Changes within this time share a line.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -25,18 +28,20 @@ const GATHER: Duration = Duration::from_millis(20);
 pub async fn stream(
     State(coordinator): State<Coordinator>,
     SignedNode(node): SignedNode,
+    SignedWith(key): SignedWith,
 ) -> ApiResult<Response> {
-    let Some(stream) = open(&coordinator, node) else {
+    let Some(number) = open(&coordinator, node) else {
         return Err(ApiError::unauthorised(
             "unknown_node",
             format!("there is no node {node} here"),
         ));
     };
+    let stream = Stream { node, number, key };
     coordinator.reallocate();
     let (lines, body) = tokio::sync::mpsc::channel::<Bytes>(4);
     coordinator
         .tasks()
-        .spawn(send_plans(coordinator.clone(), node, stream, lines));
+        .spawn(send_plans(coordinator.clone(), stream, lines));
     let body = tokio_stream::wrappers::ReceiverStream::new(body);
     let body = Body::from_stream(futures::StreamExt::map(body, Ok::<_, Infallible>));
     Ok((
@@ -58,38 +63,59 @@ fn open(coordinator: &Coordinator, node: NodeId) -> Option<u64> {
     Some(known.stream)
 }
 
+/// An open stream.
+#[derive(Clone, Copy)]
+struct Stream {
+    node: NodeId,
+    /// The node's newest has the highest.
+    number: u64,
+    /// What it was asked for with.
+    key: Hash,
+}
+
+impl Stream {
+    /// The plan to send; None: the stream ends, for it was replaced by a newer one, its key was
+    /// revoked, or the node was banned.
+    fn plan(&self, coordinator: &Coordinator) -> Option<Plan> {
+        let newest = {
+            let memory = coordinator.fleet().lock();
+            memory.nodes.get(&self.node)?.stream == self.number
+        };
+        let live = newest && coordinator.signatures().is_live(self.node, &self.key);
+        live.then(|| plan_of(coordinator, self.node)).flatten()
+    }
+
+    /// Returns once the stream has to end.
+    async fn ended(&self, coordinator: &Coordinator, mut changes: watch::Receiver<u64>) {
+        while self.plan(coordinator).is_some() && changes.changed().await.is_ok() {}
+    }
+}
+
 async fn send_plans(
     coordinator: Coordinator,
-    node: NodeId,
-    stream: u64,
+    stream: Stream,
     lines: tokio::sync::mpsc::Sender<Bytes>,
 ) {
     let shutdown = coordinator.shutdown_token();
     let mut changes = coordinator.plan_changes();
     let mut last: Option<Plan> = None;
     let mut due = tokio::time::Instant::now();
-    loop {
-        let newest = {
-            let memory = coordinator.fleet().lock();
-            memory
-                .nodes
-                .get(&node)
-                .is_some_and(|known| known.stream == stream)
-        };
-        // Replaced by a newer stream, or banned.
-        let Some(plan) = newest.then(|| plan_of(&coordinator, node)).flatten() else {
-            break;
-        };
+    while let Some(plan) = stream.plan(&coordinator) {
         let now = tokio::time::Instant::now();
         if now >= due || !last.as_ref().is_some_and(|last| same(last, &plan)) {
             let Ok(mut line) = serde_json::to_vec(&plan) else {
                 break;
             };
             line.push(b'\n');
-            // A node that reads nothing for long is gone, or will come back.
-            match tokio::time::timeout(Duration::from_secs(30), lines.send(line.into())).await {
-                Ok(Ok(())) => {}
-                _ => break,
+            // A node that reads nothing for long is gone, or will come back. One that was shut
+            // out does not keep its stream open by reading nothing.
+            let sending = tokio::time::timeout(UNREAD, lines.send(line.into()));
+            let sent = tokio::select! {
+                sent = sending => matches!(sent, Ok(Ok(()))),
+                () = stream.ended(&coordinator, changes.clone()) => false,
+            };
+            if !sent {
+                break;
             }
             last = Some(plan);
             due = now + SIGN_OF_LIFE;
@@ -108,8 +134,8 @@ async fn send_plans(
         }
     }
     let mut memory = coordinator.fleet().lock();
-    if let Some(known) = memory.nodes.get_mut(&node)
-        && known.stream == stream
+    if let Some(known) = memory.nodes.get_mut(&stream.node)
+        && known.stream == stream.number
     {
         known.connected = false;
     }

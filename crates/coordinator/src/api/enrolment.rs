@@ -105,6 +105,7 @@ fn refused(error: EnrolError) -> ApiError {
         EnrolError::UsedUp { .. } => "token_used_up",
         EnrolError::Expired { .. } => "token_expired",
         EnrolError::Revoked => "token_revoked",
+        EnrolError::KeyRevoked => "key_revoked",
         EnrolError::Store(_) => return ApiError::fault(&error.into()),
     };
     ApiError::forbidden(code, error.to_string())

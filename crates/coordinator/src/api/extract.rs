@@ -4,7 +4,7 @@
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use bytes::Bytes;
-use opengpu_rounds::NodeId;
+use opengpu_rounds::{Hash, NodeId};
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
@@ -33,12 +33,24 @@ impl<S: Send + Sync> FromRequestParts<S> for SignedNode {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         match parts.extensions.get::<Caller>() {
             Some(Caller::Node(node)) => Ok(Self(*node)),
-            _ => Err(ApiError::unauthorised(
-                "unsigned",
-                "this request must be signed by a node",
-            )),
+            _ => Err(unsigned()),
         }
     }
+}
+
+/// The key with which the calling node signed.
+#[derive(Clone, Copy, Debug)]
+pub struct SignedWith(pub Hash);
+
+impl<S: Send + Sync> FromRequestParts<S> for SignedWith {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get().copied().ok_or_else(unsigned)
+    }
+}
+
+fn unsigned() -> ApiError {
+    ApiError::unauthorised("unsigned", "this request must be signed by a node")
 }
 
 /// The caller, whoever it is.

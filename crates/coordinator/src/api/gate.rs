@@ -17,7 +17,7 @@ use opengpu_rounds::{Hash, NodeId};
 
 use super::endpoint::{Access, BodyRule, matched_path};
 use super::error::{ApiError, Refused};
-use super::extract::{Buffered, Caller};
+use super::extract::{Buffered, Caller, SignedWith};
 use crate::Coordinator;
 use crate::metrics::RequestLabels;
 
@@ -137,19 +137,15 @@ async fn admit_operator(gate: &Gate, request: Request) -> Result<Request, Respon
 
 async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> {
     let (mut parts, body) = request.into_parts();
-    let headers = SignedHeaders::read(|name| {
-        parts
-            .headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    })
-    .map_err(|refusal| refuse(&refusal))?;
+    let get = |name| parts.headers.get(name)?.to_str().ok();
+    let headers = SignedHeaders::read(get).map_err(|refusal| refuse(&refusal))?;
+    let named = SignedHeaders::named_key(get).map_err(|refusal| refuse(&refusal))?;
     headers
         .check_clock(crate::clock::unix_ms())
         .map_err(|refusal| refuse(&refusal))?;
     let nodes = gate.coordinator.signatures();
-    let key = nodes
-        .key_of(headers.node)
+    let keys = nodes
+        .keys_of(headers.node, named)
         .map_err(IntoResponse::into_response)?;
     let (hash, body) = match gate.body {
         // A payload's address names its hash, so that the signature is checked before a byte
@@ -164,9 +160,11 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
         }
     };
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-    headers
-        .verify(&key, parts.method.as_str(), path, &hash)
+    let key = signer(&headers, &keys, parts.method.as_str(), path, &hash)
         .map_err(|refusal| refuse(&refusal))?;
+    if !nodes.is_live(headers.node, &key) {
+        return Err(refuse(&SignatureRefusal::Revoked));
+    }
     match nodes.admit(headers.node, headers.counter).await {
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => return Err(refuse(&refusal)),
@@ -175,8 +173,27 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
     if !gate.pending && nodes.is_pending(headers.node) {
         return Err(not_approved(headers.node).into_response());
     }
+    parts.extensions.insert(SignedWith(key));
     parts.extensions.insert(Caller::Node(headers.node));
     Ok(Request::from_parts(parts, body))
+}
+
+/// Which of these keys made the signature.
+fn signer(
+    headers: &SignedHeaders,
+    keys: &[Hash],
+    method: &str,
+    path: &str,
+    body: &Hash,
+) -> Result<Hash, SignatureRefusal> {
+    let mut refusal = SignatureRefusal::BadSignature;
+    for key in keys {
+        match headers.verify(key, method, path, body) {
+            Ok(()) => return Ok(*key),
+            Err(other) => refusal = other,
+        }
+    }
+    Err(refusal)
 }
 
 fn not_approved(node: NodeId) -> ApiError {

@@ -10,6 +10,7 @@ pub mod error;
 pub mod extract;
 mod gate;
 pub mod intake;
+mod keys;
 mod ledger;
 mod nodes;
 mod openapi;

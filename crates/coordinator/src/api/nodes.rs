@@ -95,7 +95,7 @@ fn unfit(coordinator: &Coordinator, node: NodeId, action: &str) -> ApiError {
     }
 }
 
-fn unknown(node: NodeId) -> ApiError {
+pub(super) fn unknown(node: NodeId) -> ApiError {
     ApiError::not_found(
         "unknown_node",
         format!("there is no node {node}; `opengpu node list` shows those there are"),

@@ -34,7 +34,7 @@ pub fn document(endpoints: &[Endpoint]) -> Result<OpenApi, serde_json::Error> {
             "securitySchemes": {
                 "node": {
                     "type": "apiKey", "in": "header", "name": "opengpu-signature",
-                    "description": "with opengpu-node, opengpu-time and opengpu-counter",
+                    "description": "with opengpu-node, opengpu-time and opengpu-counter; opengpu-key names the key",
                 },
                 "operator": { "type": "http", "scheme": "bearer" },
             },
@@ -49,7 +49,7 @@ fn operation(endpoint: &Endpoint) -> Value {
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| {
             let schema = match name {
-                "hash" | "name" | "action" => json!({ "type": "string" }),
+                "hash" | "key" | "name" | "action" => json!({ "type": "string" }),
                 _ => json!({ "type": "integer" }),
             };
             json!({ "name": name, "in": "path", "required": true, "schema": schema })

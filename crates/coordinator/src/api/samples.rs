@@ -1,5 +1,6 @@
 //! One value of each type that goes over the wire, for the OpenAPI document.
 
+use opengpu_protocol::identity::{AddKey, KeyView};
 use opengpu_protocol::operator::{
     Exported, ExportedFile, LogEntry, RollbackRequest, SampleRequest, Sampled, TokenMade,
     TokenRequest, TokenState, TokenView,
@@ -108,6 +109,21 @@ fn agent() -> Vec<(&'static str, Value)> {
             value(Enrolled {
                 node: NodeId(1),
                 pending: false,
+            }),
+        ),
+        (
+            "AddKey",
+            value(AddKey {
+                public_key: HASH,
+                proof: "128 hexadecimal digits".into(),
+            }),
+        ),
+        (
+            "KeyView",
+            value(KeyView {
+                public_key: HASH,
+                age_seconds: 86_400,
+                revoked: false,
             }),
         ),
         (

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::endpoint::{Access, BodyRule, Endpoint};
 use super::{
-    blobs, datasets, directives, enrolment, ledger, nodes, runs, status, tokens, updates, workers,
+    blobs, datasets, directives, enrolment, keys, ledger, nodes, runs, status, tokens, updates,
+    workers,
 };
 
 /// Bytes of a small JSON body.
@@ -59,6 +60,16 @@ fn agent() -> Vec<Endpoint> {
             .says("All that this node should be doing: one `Plan` a line, at once, on every change and every few seconds. Never ends. Also for nodes that wait for approval.")
             .for_pending()
             .answers("application/x-ndjson"),
+        Endpoint::get("/v1/keys", Node, keys::list)
+            .says("The keys of this node, oldest first, with those that were revoked.")
+            .answers("[KeyView]"),
+        Endpoint::post("/v1/keys", Node, keys::add)
+            .says("Adds a key to this node; the new key proves that it is there by a signature of its own.")
+            .reads("AddKey", SMALL)
+            .answers("[KeyView]"),
+        Endpoint::delete("/v1/keys/{key}", Node, keys::revoke)
+            .says("Revokes a key of this node for ever, but never its last.")
+            .answers("[KeyView]"),
         Endpoint::put("/v1/workers/{device}", Node, workers::offer)
             .says("A device of this node is ready to work; the same device is always the same worker.")
             .reads("Offer", SMALL)
@@ -189,6 +200,12 @@ fn operator_rest() -> Vec<Endpoint> {
         Endpoint::get("/v1/nodes/{node}", Operator, nodes::view)
             .says("One node.")
             .answers("NodeView"),
+        Endpoint::get("/v1/nodes/{node}/keys", Operator, keys::list_of)
+            .says("The keys of a node, oldest first, with those that were revoked.")
+            .answers("[KeyView]"),
+        Endpoint::delete("/v1/nodes/{node}/keys/{key}", Operator, keys::revoke_of)
+            .says("Revokes a key of a node for ever; a node without keys must enrol anew.")
+            .answers("[KeyView]"),
         Endpoint::post("/v1/nodes/{node}/{action}", Operator, nodes::act)
             .says("Tells a node's place: `approve`, `drain`, `quarantine`, `ban` or `restore`.")
             .answers("NodeView"),

@@ -10,7 +10,7 @@ use opengpu_protocol::signing::{INTEGER_LIMIT, SignatureRefusal};
 use opengpu_rounds::{Hash, NodeId};
 
 use crate::api::error::ApiError;
-use crate::store::{NodeRecord, NodeState, Store};
+use crate::store::{KeyRecord, NodeRecord, NodeState, Store};
 
 /// How far the floor in the database runs ahead of the counters in use. Clients count in
 /// microseconds since 1970, so this is one write a minute for each node.
@@ -23,12 +23,18 @@ pub struct Signatures {
 }
 
 struct Known {
-    public_key: Hash,
+    /// Whether each key is live; one that was revoked never is again.
+    keys: RwLock<BTreeMap<Hash, bool>>,
     state: Mutex<NodeState>,
     counters: Mutex<Counters>,
 }
 
 impl Known {
+    fn is_live(&self, key: &Hash) -> bool {
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        keys.get(key) == Some(&true)
+    }
+
     fn state(&self) -> NodeState {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -50,8 +56,10 @@ impl Signatures {
 
     /// A node that was admitted, now or before.
     pub fn learn(&self, record: &NodeRecord) {
+        let keys = record.keys.iter();
+        let keys = keys.map(|key| (key.public_key, key.revoked_ms.is_none()));
         let known = Known {
-            public_key: record.public_key,
+            keys: RwLock::new(keys.collect()),
             state: Mutex::new(record.state),
             counters: Mutex::new(Counters {
                 window: ReplayWindow::above(record.counter_floor),
@@ -76,8 +84,31 @@ impl Signatures {
             .is_some_and(|known| known.state() == NodeState::Pending)
     }
 
-    /// The key of a node that may speak.
-    pub fn key_of(&self, node: NodeId) -> Result<Hash, ApiError> {
+    /// Gives a node a further key.
+    pub fn add_key(&self, node: NodeId, key: KeyRecord) {
+        if let Some(known) = self.known(node) {
+            let mut keys = known.keys.write().unwrap_or_else(PoisonError::into_inner);
+            keys.entry(key.public_key)
+                .or_insert(key.revoked_ms.is_none());
+        }
+    }
+
+    /// Takes a key from a node. Whoever asks from now on hears so.
+    pub fn revoke_key(&self, node: NodeId, key: Hash) {
+        if let Some(known) = self.known(node) {
+            let mut keys = known.keys.write().unwrap_or_else(PoisonError::into_inner);
+            keys.insert(key, false);
+        }
+    }
+
+    /// Whether a request signed with this key would be the node's.
+    pub fn is_live(&self, node: NodeId, key: &Hash) -> bool {
+        self.known(node).is_some_and(|known| known.is_live(key))
+    }
+
+    /// The keys that a request of this node may be signed with, if it may speak: the one that
+    /// the request names, also if it was revoked, or else all that were not.
+    pub fn keys_of(&self, node: NodeId, named: Option<Hash>) -> Result<Vec<Hash>, ApiError> {
         let Some(known) = self.known(node) else {
             return Err(ApiError::unauthorised(
                 "unknown_node",
@@ -92,7 +123,15 @@ impl Signatures {
                 ),
             ));
         }
-        Ok(known.public_key)
+        let keys = known.keys.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(match named {
+            Some(named) => keys
+                .contains_key(&named)
+                .then_some(named)
+                .into_iter()
+                .collect(),
+            None => keys.iter().filter(|key| *key.1).map(|key| *key.0).collect(),
+        })
     }
 
     /// Uses a counter up, once. To be called after the signature was verified. The floor is

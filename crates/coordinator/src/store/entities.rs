@@ -35,12 +35,19 @@ entity!(token, "token", {
 entity!(node, "node", {
     #[sea_orm(primary_key)]
     id: i64,
-    public_key: String,
     name: String,
     machine: String,
     state: String,
     counter_floor: i64,
     created_ms: i64,
+});
+
+entity!(node_key, "node_key", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    public_key: String,
+    node: i64,
+    created_ms: i64,
+    revoked_ms: Option<i64>,
 });
 
 entity!(worker, "worker", {

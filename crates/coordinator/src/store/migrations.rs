@@ -15,6 +15,7 @@ impl MigratorTrait for Migrator {
             Box::new(Foundation),
             Box::new(Ledger),
             Box::new(identity::TokenTerms),
+            Box::new(identity::NodeKeys),
         ]
     }
 }

@@ -1,6 +1,6 @@
 //! Nodes: machines that were admitted, by their public key.
 
-use std::{fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use opengpu_protocol::wire::Machine;
 use opengpu_rounds::{Hash, NodeId};
@@ -13,8 +13,10 @@ use sea_orm::{
 
 use super::{
     Result, Store, StoreError,
-    entities::{node, token},
-    from_db, from_json, is_unique_violation, to_db, to_json, unix_ms,
+    entities::{node, node_key, token},
+    from_db, from_json, is_unique_violation,
+    keys::{self, KeyRecord, insert_key},
+    to_db, to_json, unix_ms,
 };
 
 /// What a node may do.
@@ -87,8 +89,8 @@ impl FromStr for NodeState {
 pub struct NodeRecord {
     /// Its lasting name.
     pub id: NodeId,
-    /// The Ed25519 key that its requests are signed with.
-    pub public_key: Hash,
+    /// The keys that its requests are signed with, oldest first, with those that were revoked.
+    pub keys: Vec<KeyRecord>,
     /// What its owner calls it.
     pub name: String,
     /// What it is.
@@ -139,6 +141,11 @@ pub enum EnrolError {
     /// An operator took the token back.
     #[error("this enrolment token was revoked; ask the operator for a new one")]
     Revoked,
+    /// The key was some node's, and was revoked.
+    #[error(
+        "the key of this machine was revoked; remove node/key from its home, or choose another home, to enrol it as a new node"
+    )]
+    KeyRevoked,
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -188,7 +195,6 @@ impl Store {
         };
         let inserted = node::Entity::insert(node::ActiveModel {
             id: NotSet,
-            public_key: Set(public_key.to_string()),
             name: Set(name.to_owned()),
             machine: Set(machine),
             state: Set(state.as_str().to_owned()),
@@ -197,10 +203,11 @@ impl Store {
         })
         .exec(&tx)
         .await;
-        match inserted {
-            Ok(inserted) => {
+        let id = inserted?.last_insert_id;
+        match insert_key(&tx, id, public_key, now_ms).await {
+            Ok(()) => {
                 tx.commit().await?;
-                Ok(NodeId(from_db(inserted.last_insert_id)))
+                Ok(NodeId(from_db(id)))
             }
             // The same machine was admitted before, or in this very moment.
             Err(error) if is_unique_violation(&error) => {
@@ -214,21 +221,25 @@ impl Store {
         }
     }
 
-    async fn node_with_key(&self, public_key: Hash) -> Result<Option<NodeId>> {
-        let known = node::Entity::find()
-            .filter(node::Column::PublicKey.eq(public_key.to_string()))
+    async fn node_with_key(&self, public_key: Hash) -> Result<Option<NodeId>, EnrolError> {
+        let known = node_key::Entity::find_by_id(public_key.to_string())
             .one(&self.reader)
             .await?;
-        Ok(known.map(|known| NodeId(from_db(known.id))))
+        match known {
+            Some(known) if known.revoked_ms.is_some() => Err(EnrolError::KeyRevoked),
+            known => Ok(known.map(|known| NodeId(from_db(known.node)))),
+        }
     }
 
     /// One node.
     pub async fn node(&self, node: NodeId) -> Result<Option<NodeRecord>> {
-        node::Entity::find_by_id(to_db(node.0)?)
+        let row = node::Entity::find_by_id(to_db(node.0)?)
             .one(&self.reader)
-            .await?
-            .map(record)
-            .transpose()
+            .await?;
+        match row {
+            Some(row) => Ok(Some(record(row, self.keys_of(node).await?)?)),
+            None => Ok(None),
+        }
     }
 
     /// All nodes, oldest first.
@@ -237,7 +248,22 @@ impl Store {
             .order_by_asc(node::Column::Id)
             .all(&self.reader)
             .await?;
-        rows.into_iter().map(record).collect()
+        let mut keys: BTreeMap<i64, Vec<KeyRecord>> = BTreeMap::new();
+        let key_rows = node_key::Entity::find()
+            .order_by_asc(node_key::Column::CreatedMs)
+            .order_by_asc(node_key::Column::PublicKey)
+            .all(&self.reader)
+            .await?;
+        for row in key_rows {
+            let node = row.node;
+            keys.entry(node).or_default().push(keys::record(row)?);
+        }
+        rows.into_iter()
+            .map(|row| {
+                let keys = keys.remove(&row.id).unwrap_or_default();
+                record(row, keys)
+            })
+            .collect()
     }
 
     /// Says what a node that is in one of the states `from` may do from now on. False: there
@@ -331,11 +357,11 @@ pub(super) fn parse_hash(text: &str, what: &str) -> Result<Hash> {
     })
 }
 
-fn record(row: node::Model) -> Result<NodeRecord> {
+fn record(row: node::Model, keys: Vec<KeyRecord>) -> Result<NodeRecord> {
     let what = || format!("node {}", row.id);
     Ok(NodeRecord {
         id: NodeId(from_db(row.id)),
-        public_key: parse_hash(&row.public_key, "node")?,
+        keys,
         machine: from_json(&row.machine, what)?,
         state: row.state.parse().map_err(|error| StoreError::Unreadable {
             what: what(),

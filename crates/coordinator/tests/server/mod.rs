@@ -5,6 +5,7 @@ mod auth;
 mod blobs;
 mod coverage;
 mod enrolment;
+mod keys;
 mod lifecycle;
 mod ready;
 mod rollback;

@@ -79,6 +79,11 @@ impl Server {
             .to_owned()
     }
 
+    /// What machines enrol with.
+    pub fn join_token(&self) -> String {
+        self.secret(JOIN_TOKEN)
+    }
+
     pub fn operator(&self) -> Client {
         Client::operator(&self.url, &self.secret(OPERATOR_TOKEN)).unwrap()
     }

@@ -6,6 +6,7 @@ mod crash;
 mod datasets;
 mod events;
 mod fencing;
+mod keys;
 mod ledger;
 pub mod long_run;
 mod measurements;

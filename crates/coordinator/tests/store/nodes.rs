@@ -188,7 +188,9 @@ async fn a_node_keeps_what_it_is_and_changes_what_it_may(db: Database) {
     let record = store.node(node).await.unwrap().unwrap();
     assert_eq!(record.name, "Küche");
     assert_eq!(record.machine, machine());
-    assert_eq!(record.public_key, key(1));
+    assert_eq!(record.keys.len(), 1);
+    assert_eq!(record.keys[0].public_key, key(1));
+    assert_eq!(record.keys[0].revoked_ms, None);
     assert_eq!(record.state, NodeState::Active);
     assert!(
         store

@@ -31,6 +31,17 @@ pub enum NodeCommand {
     /// Undo a drain, a quarantine or a ban
     #[command(after_help = "Example:\n  opengpu node restore 2")]
     Restore(NodeTarget),
+    /// The keys that a node signs with, and those that were revoked
+    #[command(after_help = "Example:\n  opengpu node keys 2")]
+    Keys(NodeTarget),
+    /// Have a key of a node refused for ever, also its last; its open stream ends at once
+    #[command(after_help = "Example:\n  opengpu node revoke-key 2 4f1c2a2b")]
+    RevokeKey {
+        #[command(flatten)]
+        target: NodeTarget,
+        /// The first digits of the public key, as `keys` shows them
+        key: String,
+    },
     /// Make an enrolment token; list and revoke those there are
     Token(Token),
 }

@@ -3,6 +3,7 @@
 pub mod dataset;
 pub mod generate;
 pub mod join;
+pub mod key;
 pub mod ledger;
 pub mod node;
 pub mod run;

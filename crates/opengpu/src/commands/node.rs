@@ -6,7 +6,7 @@ use opengpu_rounds::NodeId;
 
 use crate::{
     cli::{NodeCommand, NodeTarget},
-    commands::token,
+    commands::{key, token},
     home::Home,
     output::{bytes, count, show, table},
     remote,
@@ -37,6 +37,16 @@ pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
         NodeCommand::Quarantine(target) => act(target, NodeAction::Quarantine).await,
         NodeCommand::Ban(target) => act(target, NodeAction::Ban).await,
         NodeCommand::Restore(target) => act(target, NodeAction::Restore).await,
+        NodeCommand::Keys(target) => {
+            let client = remote::operator(home, &target.remote)?;
+            key::print(json, &client.node_keys(NodeId(target.id)).await?)
+        }
+        NodeCommand::RevokeKey { target, key } => {
+            let client = remote::operator(home, &target.remote)?;
+            let node = NodeId(target.id);
+            let key = key::find(&client.node_keys(node).await?, &key)?;
+            key::print(json, &client.revoke_node_key(node, key).await?)
+        }
         NodeCommand::Token(args) => token::run(home, json, args).await,
     }
 }

@@ -6,6 +6,7 @@ mod blobs;
 mod clock;
 mod directives;
 mod error;
+mod identity;
 mod operator;
 mod send;
 

@@ -189,6 +189,7 @@ impl Client {
                 for (name, value) in signed.pairs() {
                     request = request.header(name, value);
                 }
+                request = request.header(signing::KEY_HEADER, signing::public_key(key).to_string());
             }
         }
         request.send().await

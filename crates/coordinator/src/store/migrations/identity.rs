@@ -2,17 +2,22 @@
 
 use sea_orm_migration::prelude::*;
 
+use super::{index, integer, keyed, owned_by, text};
+
 /// A column that may be null.
 fn optional(name: &'static str) -> ColumnDef {
     ColumnDef::new(name).big_integer().null().take()
 }
 
-/// SQLite adds one column in a statement.
+/// Adds a column, unless a migration that was cut short did: SQLite commits each statement.
 async fn add_column(
     manager: &SchemaManager<'_>,
     table: &'static str,
     column: ColumnDef,
 ) -> Result<(), DbErr> {
+    if manager.has_column(table, column.get_column_name()).await? {
+        return Ok(());
+    }
     let alteration = Table::alter().table(table).add_column(column).take();
     manager.alter_table(alteration).await
 }
@@ -37,6 +42,61 @@ impl MigrationTrait for TokenTerms {
     async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
         Err(DbErr::Migration(
             "a token's end can't be taken back: tokens that admit nobody would admit again".into(),
+        ))
+    }
+}
+
+/// A node has keys, not a key: those that it had moved here.
+pub(super) struct NodeKeys;
+
+impl MigrationName for NodeKeys {
+    fn name(&self) -> &str {
+        "m0004_node_keys"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for NodeKeys {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let keys = keyed(
+            "node_key",
+            &["public_key"],
+            vec![
+                text("public_key"),
+                integer("node"),
+                integer("created_ms"),
+                optional("revoked_ms"),
+            ],
+        );
+        let mut keys = owned_by(keys, "node_key", "node", "node");
+        manager.create_table(keys.if_not_exists().take()).await?;
+        let mut by_node = index("node_key_node", "node_key", &["node"]);
+        manager.create_index(by_node.if_not_exists().take()).await?;
+        // The last statement takes the column away: what was cut short before is done again.
+        if !manager.has_column("node", "public_key").await? {
+            return Ok(());
+        }
+        manager
+            .get_connection()
+            .execute_unprepared(
+                "INSERT INTO node_key (public_key, node, created_ms) \
+                 SELECT public_key, id, created_ms FROM node WHERE NOT EXISTS \
+                 (SELECT 1 FROM node_key WHERE node_key.public_key = node.public_key)",
+            )
+            .await?;
+        let mut unique = Index::drop();
+        let unique = unique.name("node_public_key").table("node").if_exists();
+        manager.drop_index(unique.to_owned()).await?;
+        let column = Table::alter()
+            .table("node")
+            .drop_column("public_key")
+            .take();
+        manager.alter_table(column).await
+    }
+
+    async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
+        Err(DbErr::Migration(
+            "a node with several keys, or none, has no single key to go back to".into(),
         ))
     }
 }
