@@ -20,6 +20,7 @@ use crate::enrolment::EnrolmentPolicy;
 use crate::fleet::{Fleet, Wants};
 use crate::home::Home;
 use crate::ledger::Signer;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::store::{OwnerEpoch, Store};
 use crate::tasks::Tasks;
@@ -44,6 +45,7 @@ pub(crate) struct Inner {
     pub signatures: Signatures,
     pub operator: OperatorToken,
     pub enrolment: EnrolmentPolicy,
+    pub limits: Limits,
     pub ledger: Signer,
     pub trainer: Arc<Trainer>,
     pub shared: SharedFolder,
@@ -138,6 +140,11 @@ impl Coordinator {
     /// Whom this installation takes in.
     pub(crate) fn enrolment(&self) -> EnrolmentPolicy {
         self.0.enrolment
+    }
+
+    /// How often who may ask.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
     }
 
     /// Plans of nodes may have changed.

@@ -25,6 +25,7 @@ use crate::enrolment::EnrolmentPolicy;
 use crate::fleet::{Fleet, NodeMemory};
 use crate::home::{Home, JOIN_TOKEN, OPERATOR_TOKEN, new_token};
 use crate::ledger::Signer;
+use crate::limits::{LimitSettings, Limits};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::tasks::Tasks;
@@ -48,6 +49,8 @@ pub struct ServeSettings {
     pub database_url: Option<String>,
     /// Who may enrol.
     pub enrolment: EnrolmentPolicy,
+    /// How often an address and a node may ask.
+    pub limits: LimitSettings,
     /// What starts a trainer; None: runs whose weights need one can't be made.
     pub trainer: Option<TrainerCommand>,
     /// Further routes.
@@ -97,6 +100,7 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
         signatures: Signatures::new(store.clone()),
         operator: OperatorToken::new(&operator),
         enrolment: settings.enrolment,
+        limits: Limits::new(&settings.limits),
         ledger: Signer::of(&home)?,
         trainer: Arc::clone(&trainer),
         shared,

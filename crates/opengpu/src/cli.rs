@@ -120,7 +120,7 @@ pub struct Up {
     after_help = "Examples:\n  opengpu serve\n  opengpu serve --listen 0.0.0.0:8470 --home /srv/opengpu\n  opengpu serve --database postgres://opengpu@localhost/opengpu\n  opengpu serve --enrolment approval               anyone may join, `opengpu node approve` lets them work\n  opengpu serve --config /etc/opengpu.toml\n  opengpu serve --json | jq -r .address            one line of JSON once it serves\n\nThe operator's token is in HOME/operator.token and a first enrolment token in HOME/join.token."
 )]
 pub struct Serve {
-    /// Settings in TOML: `listen`, `database` and `enrolment`, as below [default: HOME/config.toml, if it is there]
+    /// Settings in TOML: `listen`, `database` and `enrolment`, as below, and `limits` [default: HOME/config.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Address to listen on; port 0 lets the system choose [default: 127.0.0.1:8470]

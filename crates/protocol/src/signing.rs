@@ -33,6 +33,9 @@ pub const COUNTER_FLOOR_HEADER: &str = "opengpu-counter-floor";
 /// Answer header of a refusal: the coordinator's clock, milliseconds since 1970.
 pub const CLOCK_HEADER: &str = "opengpu-clock";
 
+/// Code of the refusal of a counter: the one refusal whose signature was good.
+pub const COUNTER_TOO_LOW: &str = "counter_too_low";
+
 /// Ids, times and counters stay below this, exact in every JSON reader and database.
 pub const INTEGER_LIMIT: u64 = 1 << 53;
 
@@ -107,7 +110,7 @@ impl SignatureRefusal {
             Self::BadSignature => "bad_signature",
             Self::Revoked => "key_revoked",
             Self::Clock { .. } => "clock_off",
-            Self::Replayed { .. } => "counter_too_low",
+            Self::Replayed { .. } => COUNTER_TOO_LOW,
         }
     }
 

@@ -63,6 +63,8 @@ pub struct Endpoint {
     pub within: Duration,
     /// Whether a node that waits for approval may call.
     pub pending: bool,
+    /// Whether each request counts as an enrolment of its address.
+    pub enrols: bool,
     /// The function.
     pub route: MethodRouter<Coordinator>,
 }
@@ -91,6 +93,7 @@ impl Endpoint {
             query: &[],
             within: Duration::from_secs(60),
             pending: false,
+            enrols: false,
             route: on(filter, handler),
         }
     }
@@ -158,6 +161,11 @@ impl Endpoint {
     /// Nodes that wait for approval may call, too.
     pub fn for_pending(mut self) -> Self {
         self.pending = true;
+        self
+    }
+    /// Each request counts as an enrolment of its address.
+    pub fn enrols(mut self) -> Self {
+        self.enrols = true;
         self
     }
     /// Parameters after the question mark.

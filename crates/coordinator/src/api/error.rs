@@ -6,6 +6,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use opengpu_protocol::wire::ErrorBody;
 
+use crate::limits::TooOften;
+
 /// A refusal or a fault.
 #[derive(Debug)]
 pub struct ApiError {
@@ -77,6 +79,15 @@ impl ApiError {
     pub fn too_many(message: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
         error.retry_after = Some(1);
+        error
+    }
+    /// 429, with how long to wait.
+    pub fn too_often(what: &str, wait: TooOften) -> Self {
+        let seconds = wait.seconds();
+        let mut error = Self::too_many(format!(
+            "{what} more often than this coordinator allows; ask again in {seconds} s"
+        ));
+        error.retry_after = Some(seconds);
         error
     }
     /// 503: not now; the same request may succeed later.

@@ -2,17 +2,18 @@
 //! bounds. The cheap questions come first; the body is read only for a caller that is known,
 //! and never past its limit.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use opengpu_protocol::signing::{SignatureRefusal, SignedHeaders};
+use opengpu_protocol::signing::{COUNTER_TOO_LOW, SignatureRefusal, SignedHeaders};
 use opengpu_rounds::{Hash, NodeId};
 
 use super::endpoint::{Access, BodyRule, matched_path};
@@ -39,13 +40,16 @@ pub struct Gate {
     pub within: Duration,
     /// Whether a node that waits for approval may call.
     pub pending: bool,
+    /// Whether each request counts as an enrolment of its address.
+    pub enrols: bool,
 }
 
 /// Middleware of one endpoint.
 pub async fn pass(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let address = address_of(&request);
     let request = match admit(&gate, request).await {
         Ok(request) => request,
-        Err(response) => return response,
+        Err(response) => return refusal(&gate.coordinator, address, response),
     };
     match tokio::time::timeout(gate.within, next.run(request)).await {
         Ok(response) => response,
@@ -57,6 +61,31 @@ pub async fn pass(State(gate): State<Gate>, request: Request, next: Next) -> Res
             ),
         )
         .into_response(),
+    }
+}
+
+/// Where a request comes from, as far as this machine can see.
+fn address_of(request: &Request) -> IpAddr {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip())
+}
+
+/// The answer to a caller that was not admitted. One that proved nothing is answered in full
+/// as often as its address may be refused, and then told to wait: honest callers at that
+/// address are admitted all the same, and the log is not for strangers to fill.
+fn refusal(coordinator: &Coordinator, address: IpAddr, response: Response) -> Response {
+    let refused = response.extensions().get::<Refused>();
+    let code = refused.map_or("", |refused| refused.code.as_str());
+    // Anyone can say to be a banned node; a counter is looked at after the signature.
+    let unproved = response.status() == StatusCode::UNAUTHORIZED || code == "banned";
+    if !unproved || code == COUNTER_TOO_LOW {
+        return response;
+    }
+    match coordinator.limits().refusal(address) {
+        Ok(()) => response,
+        Err(wait) => {
+            ApiError::too_often("requests were refused to your address", wait).into_response()
+        }
     }
 }
 
@@ -79,6 +108,9 @@ pub async fn record(
         })
         .inc();
     match response.extensions().get::<Refused>() {
+        Some(refused) if status == StatusCode::TOO_MANY_REQUESTS => {
+            tracing::debug!(%method, route, status, code = refused.code, message = refused.message, "refused");
+        }
         Some(refused) => {
             tracing::info!(%method, route, status, code = refused.code, message = refused.message, "refused");
         }
@@ -93,6 +125,13 @@ async fn admit(gate: &Gate, request: Request) -> Result<Request, Response> {
         .contains_key(opengpu_protocol::signing::SIGNATURE_HEADER);
     match gate.access {
         Access::Open => {
+            if gate.enrols {
+                let limits = gate.coordinator.limits();
+                limits
+                    .enrolment(address_of(&request))
+                    .map_err(|wait| ApiError::too_often("your address enrols machines", wait))
+                    .map_err(IntoResponse::into_response)?;
+            }
             let (mut parts, body) = request.into_parts();
             hold(gate, &mut parts, body).await?;
             parts.extensions.insert(Caller::Anyone);
@@ -169,6 +208,10 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
         Ok(Ok(())) => {}
         Ok(Err(refusal)) => return Err(refuse(&refusal)),
         Err(error) => return Err(ApiError::fault(&error).into_response()),
+    }
+    if let Err(wait) = gate.coordinator.limits().request(headers.node) {
+        let what = format!("node {} sends requests", headers.node);
+        return Err(ApiError::too_often(&what, wait).into_response());
     }
     if !gate.pending && nodes.is_pending(headers.node) {
         return Err(not_approved(headers.node).into_response());

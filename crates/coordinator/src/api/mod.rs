@@ -43,6 +43,7 @@ pub fn router(coordinator: &Coordinator, extra: Router) -> Router {
             body: endpoint.body,
             within: endpoint.within,
             pending: endpoint.pending,
+            enrols: endpoint.enrols,
         };
         api = api.route(
             endpoint.path,

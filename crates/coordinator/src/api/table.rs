@@ -48,6 +48,7 @@ fn open() -> Vec<Endpoint> {
             .answers("Welcome"),
         Endpoint::post("/v1/nodes", Open, enrolment::enrol)
             .says("Admits a machine: by enrolment token or, where the operator lets it, without; it may have to wait for approval. The same key gets the same node again.")
+            .enrols()
             .reads("Enrol", SMALL)
             .answers("Enrolled"),
     ]

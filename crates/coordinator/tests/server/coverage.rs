@@ -176,6 +176,7 @@ async fn a_taken_port_and_a_home_in_use_are_refused_with_what_mends_it() {
         listen: listen.parse().unwrap(),
         database_url: None,
         enrolment: opengpu_coordinator::EnrolmentPolicy::default(),
+        limits: opengpu_coordinator::LimitSettings::default(),
         trainer: None,
         extra_routes: None,
         shutdown: tokio_util::sync::CancellationToken::new(),

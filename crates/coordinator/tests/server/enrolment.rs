@@ -12,7 +12,8 @@ use opengpu_rounds::{Hash, NodeId, RunId};
 use super::support::{Server, code, key, offer};
 
 async fn server(policy: EnrolmentPolicy) -> Server {
-    Server::start_with(tempfile::tempdir().unwrap(), policy).await
+    let home = tempfile::tempdir().unwrap();
+    Server::start_with(home, |settings| settings.enrolment = policy).await
 }
 
 async fn enrol(server: &Server, seed: u8, token: Option<&str>) -> Result<Enrolled, ClientError> {

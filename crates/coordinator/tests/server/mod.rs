@@ -7,6 +7,7 @@ mod coverage;
 mod enrolment;
 mod keys;
 mod lifecycle;
+mod limits;
 mod ready;
 mod rollback;
 mod stall;

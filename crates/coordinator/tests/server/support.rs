@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use opengpu_coordinator::{
-    Bound, Coordinator, EnrolmentPolicy, JOIN_TOKEN, OPERATOR_TOKEN, ServeSettings, serve,
+    Bound, Coordinator, EnrolmentPolicy, JOIN_TOKEN, LimitSettings, OPERATOR_TOKEN, ServeSettings,
+    serve,
 };
 use opengpu_protocol::operator::RunAction;
 use opengpu_protocol::wire::{
@@ -30,22 +31,24 @@ impl Server {
     }
 
     pub async fn start_on(home: TempDir) -> Self {
-        Self::start_with(home, EnrolmentPolicy::Invite).await
+        Self::start_with(home, |_| {}).await
     }
 
-    pub async fn start_with(home: TempDir, enrolment: EnrolmentPolicy) -> Self {
+    /// With other settings than the usual ones.
+    pub async fn start_with(home: TempDir, change: impl FnOnce(&mut ServeSettings)) -> Self {
         let shutdown = CancellationToken::new();
-        let bound = serve(ServeSettings {
+        let mut settings = ServeSettings {
             home: home.path().to_owned(),
             listen: "127.0.0.1:0".parse().unwrap(),
             database_url: None,
-            enrolment,
+            enrolment: EnrolmentPolicy::Invite,
+            limits: LimitSettings::default(),
             trainer: Some(trainer(&home)),
             extra_routes: None,
             shutdown: shutdown.clone(),
-        })
-        .await
-        .unwrap();
+        };
+        change(&mut settings);
+        let bound = serve(settings).await.unwrap();
         let coordinator = bound.coordinator.clone();
         let url = format!("http://{}", bound.addr);
         Self {

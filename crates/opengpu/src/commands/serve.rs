@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
-use opengpu_coordinator::{Coordinator, EnrolmentPolicy, ServeSettings};
+use opengpu_coordinator::{Coordinator, EnrolmentPolicy, LimitSettings, ServeSettings};
 use opengpu_portal::Source;
 use opengpu_protocol::wire::RunView;
 use opengpu_rounds::RunId;
@@ -33,6 +33,8 @@ struct Config {
     listen: Option<SocketAddr>,
     database: Option<String>,
     enrolment: Option<EnrolmentPolicy>,
+    #[serde(default)]
+    limits: LimitSettings,
 }
 
 impl Config {
@@ -48,7 +50,8 @@ impl Config {
             .with_context(|| format!("cannot read the settings {}", file.display()))?;
         toml::from_str(&text).with_context(|| {
             format!(
-                "{} is no valid settings file; it may have `listen`, `database` and `enrolment` (invite, open or approval)",
+                "{} is no valid settings file; it may have `listen`, `database`, `enrolment` (invite, open or approval) and \
+                 a table `limits`",
                 file.display()
             )
         })
@@ -78,6 +81,7 @@ pub async fn run(home: &Home, json: bool, args: Serve) -> Result<()> {
         listen,
         database_url: args.database.or(config.database),
         enrolment: args.enrolment.or(config.enrolment).unwrap_or_default(),
+        limits: config.limits,
         trainer: Some(trainer),
         extra_routes: Some(Box::new(|coordinator| {
             opengpu_portal::router(Arc::new(Runs(coordinator.clone())))

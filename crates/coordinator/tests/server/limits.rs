@@ -1,0 +1,115 @@
+//! How often an address and a node may ask, over HTTP.
+
+use opengpu_coordinator::{LimitSettings, Rate};
+use opengpu_protocol::signing::public_key;
+use opengpu_protocol::wire::{Enrol, Machine};
+use reqwest::Response;
+
+use super::support::{Server, key, offer};
+
+fn rate(burst: u32) -> Rate {
+    Rate {
+        burst: burst.try_into().unwrap(),
+        per_minute: 2.try_into().unwrap(),
+    }
+}
+
+async fn server(limits: LimitSettings) -> Server {
+    let home = tempfile::tempdir().unwrap();
+    Server::start_with(home, |settings| settings.limits = limits).await
+}
+
+/// Code of a refusal for asking too often, and the seconds to wait.
+async fn too_often(answer: Response) -> (String, u64) {
+    assert_eq!(answer.status(), 429);
+    let wait = answer.headers()["retry-after"].to_str().unwrap();
+    let wait = wait.parse().unwrap();
+    let text = answer.text().await.unwrap();
+    let body: serde_json::Value = serde_json::from_str(&text).unwrap();
+    (body["code"].as_str().unwrap().to_owned(), wait)
+}
+
+#[tokio::test]
+async fn an_address_that_enrols_too_often_is_told_when_to_come_back() {
+    let server = server(LimitSettings {
+        enrolments: rate(2),
+        ..LimitSettings::default()
+    })
+    .await;
+    let (_, node) = server.enrol(&key(1), "one").await;
+    let guess = Enrol {
+        token: Some("guess".into()),
+        public_key: public_key(&key(2)),
+        name: "two".into(),
+        machine: Machine::default(),
+    };
+    let http = reqwest::Client::new();
+    let post = || {
+        let body = serde_json::to_vec(&guess).unwrap();
+        http.post(format!("{}/v1/nodes", server.url)).body(body)
+    };
+    assert_eq!(post().send().await.unwrap().status(), 403);
+    let (code, wait) = too_often(post().send().await.unwrap()).await;
+    assert_eq!(code, "too_many_requests");
+    assert!((25..=30).contains(&wait), "{wait}");
+    // Nothing else of that address is held up.
+    node.offer(0, &offer()).await.unwrap();
+    server.operator().nodes().await.unwrap();
+}
+
+#[tokio::test]
+async fn strangers_are_refused_shortly_after_a_while_and_honest_neighbours_notice_nothing() {
+    let server = server(LimitSettings {
+        refusals: rate(3),
+        ..LimitSettings::default()
+    })
+    .await;
+    let (_, node) = server.enrol(&key(1), "honest").await;
+    let http = reqwest::Client::new();
+    let stranger = || {
+        http.get(format!("{}/v1/runs", server.url))
+            .bearer_auth("guess")
+    };
+    for _ in 0..3 {
+        assert_eq!(stranger().send().await.unwrap().status(), 401);
+    }
+    let (code, _) = too_often(stranger().send().await.unwrap()).await;
+    assert_eq!(code, "too_many_requests");
+    for _ in 0..10 {
+        node.offer(0, &offer()).await.unwrap();
+        server.operator().nodes().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_asks_too_often_holds_up_no_other() {
+    let server = server(LimitSettings {
+        requests: rate(5),
+        ..LimitSettings::default()
+    })
+    .await;
+    let (hasty_node, hasty) = server.enrol(&key(1), "hasty").await;
+    let (_, calm) = server.enrol(&key(2), "calm").await;
+    for _ in 0..5 {
+        hasty.keys().await.unwrap();
+    }
+    let now = opengpu_coordinator::clock::unix_ms();
+    let hash = opengpu_rounds::Hash::of(b"");
+    let signed = opengpu_protocol::signing::sign(
+        &key(1),
+        hasty_node,
+        "GET",
+        "/v1/keys",
+        &hash,
+        now,
+        now * 1000 + 999,
+    );
+    let mut request = reqwest::Client::new().get(format!("{}/v1/keys", server.url));
+    for (name, value) in signed.pairs() {
+        request = request.header(name, value);
+    }
+    let (code, wait) = too_often(request.send().await.unwrap()).await;
+    assert_eq!(code, "too_many_requests");
+    assert!((25..=30).contains(&wait), "{wait}");
+    calm.keys().await.unwrap();
+}
