@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use opengpu_protocol::wire::{Machine, Offer, Report};
 use opengpu_rounds::{NodeId, RunId, WorkerId};
 
-use crate::store::NodeState;
+use crate::store::{AccountRecord, NodeState};
 
 /// Whether the workers of a node in this state may be in a run at all.
 pub fn may_work(state: NodeState) -> bool {
@@ -28,6 +28,8 @@ pub struct NodeMemory {
     pub stream: u64,
     /// Whether its newest directive stream is open.
     pub connected: bool,
+    /// The account that it belongs to.
+    pub account: Option<AccountRecord>,
 }
 
 /// A worker.
@@ -260,6 +262,7 @@ mod tests {
                     state: NodeState::Active,
                     stream: 0,
                     connected: true,
+                    account: None,
                 },
             );
             let offer = Offer {

@@ -86,6 +86,7 @@ pub struct Limits {
     enrolments: Buckets<IpAddr>,
     refusals: Buckets<IpAddr>,
     requests: Buckets<NodeId>,
+    claims: Buckets<()>,
 }
 
 impl Limits {
@@ -95,6 +96,8 @@ impl Limits {
             enrolments: Buckets::new(settings.enrolments, MOST_BUCKETS, NOBODY),
             refusals: Buckets::new(settings.refusals, MOST_BUCKETS, NOBODY),
             requests: Buckets::new(settings.requests, MOST_BUCKETS, NodeId(0)),
+            // Ten guesses a minute at 2^40 codes that live for 15 minutes are no danger.
+            claims: Buckets::new(Rate::new(30, 10), 1, ()),
         }
     }
 
@@ -111,6 +114,11 @@ impl Limits {
     /// A node asked.
     pub fn request(&self, node: NodeId) -> Result<(), TooOften> {
         self.requests.take(node)
+    }
+
+    /// Somebody enters a code to claim a node with.
+    pub fn claim(&self) -> Result<(), TooOften> {
+        self.claims.take(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Starting and stopping: the home's lock, the port, the database, every run opened, then
 //! the doors; on the way out the same in reverse.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::home::{Home, JOIN_TOKEN, OPERATOR_TOKEN, new_token};
 use crate::ledger::Signer;
 use crate::limits::{LimitSettings, Limits};
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{AccountRecord, Store};
 use crate::tasks::Tasks;
 use crate::trainer::Trainer;
 
@@ -256,6 +257,8 @@ async fn join_token(coordinator: &Coordinator) -> anyhow::Result<()> {
 async fn learn_nodes(coordinator: &Coordinator) -> anyhow::Result<()> {
     let nodes = coordinator.store().nodes().await?;
     let workers = coordinator.store().workers().await?;
+    let accounts = coordinator.store().accounts().await?.into_iter();
+    let accounts: BTreeMap<u64, AccountRecord> = accounts.map(|owner| (owner.id, owner)).collect();
     let mut memory = coordinator.fleet().lock();
     for node in nodes {
         coordinator.signatures().learn(&node);
@@ -265,6 +268,7 @@ async fn learn_nodes(coordinator: &Coordinator) -> anyhow::Result<()> {
             state: node.state,
             stream: 0,
             connected: false,
+            account: node.account.and_then(|id| accounts.get(&id).cloned()),
         };
         memory.nodes.insert(node.id, known);
     }

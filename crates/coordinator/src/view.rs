@@ -157,6 +157,7 @@ pub fn node_view(coordinator: &Coordinator, node: NodeId) -> Option<NodeView> {
         name: known.name,
         state: known.state.as_str().to_owned(),
         connected: known.connected,
+        account: known.account.map(|owner| owner.name),
         machine: known.machine,
         workers,
         credited_tokens: coordinator

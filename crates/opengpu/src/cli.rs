@@ -1,5 +1,6 @@
 //! The command line as types: what can be asked, with its help. No logic.
 
+mod account;
 mod key;
 mod node;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use opengpu_coordinator::EnrolmentPolicy;
 
+pub use account::AccountCommand;
 pub use key::KeyCommand;
 pub use node::{MakeToken, NodeCommand, NodeTarget, Token, TokenCommand};
 
@@ -69,6 +71,17 @@ pub enum Command {
         after_help = "Examples:\n  opengpu node list\n  opengpu node token --label attic\n  opengpu node approve 2\n  opengpu node drain 2"
     )]
     Node(NodeCommand),
+    /// Owners of nodes, as the operator knows them
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  opengpu account create alice\n  opengpu account list\n  opengpu node claim K7Q0-M1TB --account alice"
+    )]
+    Account(AccountCommand),
+    /// A code with which the operator gives this machine's node to your account
+    #[command(
+        after_help = "Examples:\n  opengpu claim\n  opengpu claim --json | jq -r .code\n\nIt is good once, for 15 minutes; the agent may run meanwhile."
+    )]
+    Claim,
     /// The keys that this machine signs with
     #[command(
         subcommand,

@@ -100,6 +100,8 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Run(command) => commands::run::run(&home, json, command).await,
         Command::Dataset(command) => commands::dataset::run(&home, json, command).await,
         Command::Node(command) => commands::node::run(&home, json, command).await,
+        Command::Account(command) => commands::account::run(&home, json, command).await,
+        Command::Claim => commands::account::claim(&home, json).await,
         Command::Key(command) => commands::key::run(&home, json, command).await,
         Command::Ledger(command) => commands::ledger::run(&home, json, command).await,
         Command::Generate(_) | Command::Simulate(_) | Command::Trainer => Ok(()),

@@ -1,6 +1,7 @@
-//! What goes over the wire about who somebody is: the keys of a node.
+//! What goes over the wire about who somebody is: keys of nodes, accounts, and how a node comes
+//! to an account.
 
-use opengpu_rounds::Hash;
+use opengpu_rounds::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -24,4 +25,45 @@ pub struct KeyView {
     pub age_seconds: u64,
     /// Whether requests signed with it are refused, for ever.
     pub revoked: bool,
+}
+
+/// `POST /v1/accounts`: make an account.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccountRequest {
+    /// What its owner is called here, 1 to 100 characters.
+    pub name: String,
+}
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AccountView {
+    /// Never given out twice.
+    pub account: u64,
+    /// What its owner is called here.
+    pub name: String,
+    /// The nodes that belong to it.
+    #[schema(value_type = Vec<u64>)]
+    pub nodes: Vec<NodeId>,
+    /// How long ago it was made.
+    pub age_seconds: u64,
+}
+
+/// Answer to `POST /v1/claim-codes` (signed): with this the node can be claimed once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ClaimCode {
+    /// Eight letters and digits, to be told to the operator.
+    pub code: String,
+    /// How long it can be used, unless the node asks for another one.
+    pub expires_in_seconds: u64,
+}
+
+/// `POST /v1/claims`: gives the node that showed a code to an account.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// As a person typed it: large or small, with or without dashes and spaces.
+    pub code: String,
+    /// Name of the account.
+    pub account: String,
 }

@@ -493,6 +493,9 @@ pub struct NodeView {
     pub state: String,
     /// Whether its directive stream is open.
     pub connected: bool,
+    /// Name of the account that it belongs to; None: nobody has claimed it.
+    #[serde(default)]
+    pub account: Option<String>,
     /// What it is.
     pub machine: Machine,
     /// Its workers.

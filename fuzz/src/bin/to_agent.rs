@@ -211,6 +211,7 @@ fn views() -> Vec<Seed> {
         name: "kitchen".into(),
         state: "active".into(),
         connected: true,
+        account: Some("alice".into()),
         machine,
         workers: vec![WorkerId(5)],
         credited_tokens: 1000,

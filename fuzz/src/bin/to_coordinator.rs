@@ -3,13 +3,15 @@
 #![no_main]
 
 use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
-use opengpu_protocol::RunSpec;
+use opengpu_protocol::identity::{AccountRequest, AddKey, Claim};
 use opengpu_protocol::operator::{RollbackRequest, SampleRequest, TokenRequest};
-use opengpu_protocol::signing::is_public_key;
+use opengpu_protocol::possession::{is_proven, prove};
+use opengpu_protocol::signing::{is_public_key, public_key};
 use opengpu_protocol::wire::{
     Activity, DatasetManifest, Enrol, Hello, Machine, Offer, Report, UpdateNotice,
 };
-use opengpu_rounds::{AssignmentId, FeedbackId, RunId, WorkerId};
+use opengpu_protocol::{RunSpec, SigningKey};
+use opengpu_rounds::{AssignmentId, FeedbackId, NodeId, RunId, WorkerId};
 
 opengpu_fuzz::target!(seeds, |bytes| attempt_message(KINDS, bytes));
 
@@ -32,6 +34,13 @@ const KINDS: &[Kind] = &[
     ("RollbackRequest", reads::<RollbackRequest>),
     ("SampleRequest", reads::<SampleRequest>),
     ("TokenRequest", reads::<TokenRequest>),
+    ("AddKey", |json| {
+        if let Some(key) = read::<AddKey>(json) {
+            let _ = is_proven(&key.public_key, NodeId(2), &key.proof);
+        }
+    }),
+    ("AccountRequest", reads::<AccountRequest>),
+    ("Claim", reads::<Claim>),
 ];
 
 fn seeds() -> Vec<Seed> {
@@ -103,6 +112,26 @@ fn seeds() -> Vec<Seed> {
                 label: "friends".into(),
                 uses: 3,
                 expires_in_seconds: Some(604_800),
+            },
+        ),
+        seed(
+            "AddKey",
+            &AddKey {
+                public_key: public_key(&SigningKey::from_bytes(&[7; 32])),
+                proof: prove(&SigningKey::from_bytes(&[7; 32]), NodeId(2)),
+            },
+        ),
+        seed(
+            "AccountRequest",
+            &AccountRequest {
+                name: "alice".into(),
+            },
+        ),
+        seed(
+            "Claim",
+            &Claim {
+                code: "K7Q0-M1TB".into(),
+                account: "alice".into(),
             },
         ),
     ];

@@ -125,6 +125,8 @@ async fn take_in(coordinator: &Coordinator, node: NodeId) -> ApiResult<NodeState
         state: record.state,
         stream: 0,
         connected: false,
+        // A node that is new here was claimed by nobody.
+        account: None,
     });
     Ok(known.state)
 }

@@ -1,6 +1,7 @@
 //! The HTTP API: one table of endpoints, from which the router and the OpenAPI document are
 //! made; one gate that every request passes; handlers that parse, ask and answer.
 
+mod accounts;
 mod blobs;
 mod datasets;
 mod directives;

@@ -1,6 +1,6 @@
 //! One value of each type that goes over the wire, for the OpenAPI document.
 
-use opengpu_protocol::identity::{AddKey, KeyView};
+use opengpu_protocol::identity::{AccountRequest, AccountView, AddKey, Claim, ClaimCode, KeyView};
 use opengpu_protocol::operator::{
     Exported, ExportedFile, LogEntry, RollbackRequest, SampleRequest, Sampled, TokenMade,
     TokenRequest, TokenState, TokenView,
@@ -30,6 +30,7 @@ const HASH: Hash = Hash([7; 32]);
 pub fn all() -> Vec<(&'static str, Value)> {
     let mut all = agent();
     all.extend(operator());
+    all.extend(identity());
     all
 }
 
@@ -109,21 +110,6 @@ fn agent() -> Vec<(&'static str, Value)> {
             value(Enrolled {
                 node: NodeId(1),
                 pending: false,
-            }),
-        ),
-        (
-            "AddKey",
-            value(AddKey {
-                public_key: HASH,
-                proof: "128 hexadecimal digits".into(),
-            }),
-        ),
-        (
-            "KeyView",
-            value(KeyView {
-                public_key: HASH,
-                age_seconds: 86_400,
-                revoked: false,
             }),
         ),
         (
@@ -227,6 +213,7 @@ fn operator() -> Vec<(&'static str, Value)> {
                 name: "attic".into(),
                 state: "active".into(),
                 connected: true,
+                account: Some("alice".into()),
                 machine: machine(),
                 workers: vec![WorkerId(1)],
                 credited_tokens: 4096,
@@ -296,6 +283,55 @@ fn operator() -> Vec<(&'static str, Value)> {
                         reason: "the operator asked".into(),
                     },
                 },
+            }),
+        ),
+    ]
+}
+
+fn identity() -> Vec<(&'static str, Value)> {
+    vec![
+        (
+            "AddKey",
+            value(AddKey {
+                public_key: HASH,
+                proof: "128 hexadecimal digits".into(),
+            }),
+        ),
+        (
+            "KeyView",
+            value(KeyView {
+                public_key: HASH,
+                age_seconds: 86_400,
+                revoked: false,
+            }),
+        ),
+        (
+            "AccountRequest",
+            value(AccountRequest {
+                name: "alice".into(),
+            }),
+        ),
+        (
+            "AccountView",
+            value(AccountView {
+                account: 1,
+                name: "alice".into(),
+                nodes: vec![NodeId(1)],
+                age_seconds: 86_400,
+            }),
+        ),
+        (
+            "ClaimCode",
+            value(ClaimCode {
+                code: "K7Q0M1TB".into(),
+                expires_in_seconds: 900,
+            }),
+        ),
+        (
+            "Claim",
+            value(Claim {
+                code: "K7Q0-M1TB".into(),
+                account: "alice".into(),
             }),
         ),
     ]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::endpoint::{Access, BodyRule, Endpoint};
 use super::{
-    blobs, datasets, directives, enrolment, keys, ledger, nodes, runs, status, tokens, updates,
-    workers,
+    accounts, blobs, datasets, directives, enrolment, keys, ledger, nodes, runs, status, tokens,
+    updates, workers,
 };
 
 /// Bytes of a small JSON body.
@@ -26,6 +26,7 @@ pub fn endpoints() -> Vec<Endpoint> {
     all.extend(ledgers());
     all.extend(operator_runs());
     all.extend(operator_rest());
+    all.extend(operator_accounts());
     all
 }
 
@@ -71,6 +72,10 @@ fn agent() -> Vec<Endpoint> {
         Endpoint::delete("/v1/keys/{key}", Node, keys::revoke)
             .says("Revokes a key of this node for ever, but never its last.")
             .answers("[KeyView]"),
+        Endpoint::post("/v1/claim-codes", Node, accounts::code)
+            .says("A short code with which the operator gives this node to an account: good once, for 15 minutes, until the next one. Also for nodes that wait for approval.")
+            .for_pending()
+            .answers("ClaimCode"),
         Endpoint::put("/v1/workers/{device}", Node, workers::offer)
             .says("A device of this node is ready to work; the same device is always the same worker.")
             .reads("Offer", SMALL)
@@ -219,5 +224,24 @@ fn operator_rest() -> Vec<Endpoint> {
             .answers("[TokenView]"),
         Endpoint::delete("/v1/tokens/{hash}", Operator, tokens::revoke)
             .says("Revokes an enrolment token. Machines that it admitted stay."),
+    ]
+}
+
+fn operator_accounts() -> Vec<Endpoint> {
+    use Access::Operator;
+    vec![
+        Endpoint::get("/v1/accounts", Operator, accounts::list)
+            .says("All accounts, oldest first, with their nodes.")
+            .answers("[AccountView]"),
+        Endpoint::post("/v1/accounts", Operator, accounts::create)
+            .says("Makes an account.")
+            .reads("AccountRequest", SMALL)
+            .answers("AccountView"),
+        Endpoint::delete("/v1/accounts/{account}", Operator, accounts::erase)
+            .says("Erases an account. Its nodes stay and belong to nobody."),
+        Endpoint::post("/v1/claims", Operator, accounts::claim)
+            .says("Gives the node that showed this code to an account.")
+            .reads("Claim", SMALL)
+            .answers("NodeView"),
     ]
 }

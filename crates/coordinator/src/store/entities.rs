@@ -40,6 +40,21 @@ entity!(node, "node", {
     state: String,
     counter_floor: i64,
     created_ms: i64,
+    account: Option<i64>,
+});
+
+entity!(account, "account", {
+    #[sea_orm(primary_key)]
+    id: i64,
+    name: String,
+    created_ms: i64,
+});
+
+entity!(claim, "claim", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    node: i64,
+    code: String,
+    expires_ms: i64,
 });
 
 entity!(node_key, "node_key", {

@@ -16,6 +16,7 @@ impl MigratorTrait for Migrator {
             Box::new(Ledger),
             Box::new(identity::TokenTerms),
             Box::new(identity::NodeKeys),
+            Box::new(identity::Accounts),
         ]
     }
 }

@@ -5,15 +5,16 @@
 //! entities, migrations and statements. Two rules keep both alike:
 //!
 //! - The first statement of every writing transaction is a write that takes the lock it
-//!   needs (the run's, the dataset's or the token's row). SQLite then never has to turn a
-//!   read lock into a write lock, which it refuses when somebody else wrote in between, and
-//!   Postgres (read committed) sees the newest rows in every later statement.
+//!   needs (the row of the run, the dataset, the token, the node or the account). SQLite then
+//!   never has to turn a read lock into a write lock, which it refuses when somebody else wrote
+//!   in between, and Postgres (read committed) sees the newest rows in every later statement.
 //! - Whether a row was there is learned from the number of rows changed or from a unique
 //!   index, never by reading first.
 //!
 //! Not here: bytes ([`crate::blobs`]), what an event means (`opengpu-rounds`), heartbeats and
 //! progress (memory).
 
+mod accounts;
 mod audit;
 mod datasets;
 mod entities;
@@ -29,6 +30,7 @@ mod snapshots;
 mod tokens;
 mod workers;
 
+pub use accounts::{AccountError, AccountRecord};
 pub use audit::AuditEntry;
 pub use datasets::DatasetError;
 pub use events::{AppendError, EVENT_VERSION, OwnerEpoch, StoredEvent};

@@ -101,6 +101,8 @@ pub struct NodeRecord {
     pub counter_floor: u64,
     /// When it was admitted, milliseconds since 1970.
     pub created_ms: u64,
+    /// The account that it belongs to.
+    pub account: Option<u64>,
 }
 
 /// On what a machine is admitted.
@@ -200,6 +202,7 @@ impl Store {
             state: Set(state.as_str().to_owned()),
             counter_floor: Set(0),
             created_ms: Set(now_ms),
+            account: Set(None),
         })
         .exec(&tx)
         .await;
@@ -370,5 +373,6 @@ fn record(row: node::Model, keys: Vec<KeyRecord>) -> Result<NodeRecord> {
         name: row.name,
         counter_floor: from_db(row.counter_floor),
         created_ms: from_db(row.created_ms),
+        account: row.account.map(from_db),
     })
 }

@@ -1,6 +1,7 @@
 //! The whole server over real HTTP: SQLite, blobs in a folder, a real trainer child, and
 //! workers that speak through the product's own client.
 
+mod accounts;
 mod auth;
 mod blobs;
 mod coverage;

@@ -1,6 +1,7 @@
 //! The store and the blobs. Everything that touches the database runs on SQLite and on a
 //! real Postgres, through the same story.
 
+mod accounts;
 mod blobs;
 mod crash;
 mod datasets;

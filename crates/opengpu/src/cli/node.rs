@@ -31,6 +31,17 @@ pub enum NodeCommand {
     /// Undo a drain, a quarantine or a ban
     #[command(after_help = "Example:\n  opengpu node restore 2")]
     Restore(NodeTarget),
+    /// Give the node that showed this code to an account
+    #[command(after_help = "Example:\n  opengpu node claim K7Q0-M1TB --account alice")]
+    Claim {
+        /// The code that `opengpu claim` shows on the node's machine
+        code: String,
+        /// Name of the account
+        #[arg(long, value_name = "NAME")]
+        account: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// The keys that a node signs with, and those that were revoked
     #[command(after_help = "Example:\n  opengpu node keys 2")]
     Keys(NodeTarget),

@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod account;
 pub mod dataset;
 pub mod generate;
 pub mod join;

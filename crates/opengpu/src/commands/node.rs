@@ -37,6 +37,17 @@ pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
         NodeCommand::Quarantine(target) => act(target, NodeAction::Quarantine).await,
         NodeCommand::Ban(target) => act(target, NodeAction::Ban).await,
         NodeCommand::Restore(target) => act(target, NodeAction::Restore).await,
+        NodeCommand::Claim {
+            code,
+            account,
+            remote,
+        } => {
+            let client = remote::operator(home, &remote)?;
+            let view = client.claim(&code, &account).await?;
+            show(json, &view, |view| {
+                println!("node {} ({}) belongs to {account}", view.node, view.name);
+            })
+        }
         NodeCommand::Keys(target) => {
             let client = remote::operator(home, &target.remote)?;
             key::print(json, &client.node_keys(NodeId(target.id)).await?)
@@ -63,6 +74,7 @@ fn list(nodes: &[NodeView]) {
                 node.node.to_string(),
                 node.name.clone(),
                 node.state.clone(),
+                node.account.clone().unwrap_or_else(|| "-".to_owned()),
                 if node.connected { "yes" } else { "no" }.to_owned(),
                 node.machine.platform.clone(),
                 node.machine.cores.to_string(),
@@ -77,6 +89,7 @@ fn list(nodes: &[NodeView]) {
             "NODE",
             "NAME",
             "STATE",
+            "ACCOUNT",
             "CONNECTED",
             "PLATFORM",
             "CORES",

@@ -1,11 +1,12 @@
-//! The requests about who somebody is: keys of nodes.
+//! The requests about who somebody is: keys of nodes, accounts, claims.
 
 use opengpu_rounds::{Hash, NodeId};
 use reqwest::Method;
 
 use super::send::Call;
 use super::{Client, ClientError};
-use crate::identity::{AddKey, KeyView};
+use crate::identity::{AccountRequest, AccountView, AddKey, Claim, ClaimCode, KeyView};
+use crate::wire::NodeView;
 use crate::{SigningKey, possession, signing};
 
 impl Client {
@@ -52,6 +53,55 @@ impl Client {
         let operation = format!("revoke the key {key} of node {node}");
         let path = format!("/v1/nodes/{node}/keys/{key}");
         self.delete(operation, path).await
+    }
+
+    /// `POST /v1/claim-codes`: a code with which the node that signs can be claimed.
+    pub async fn claim_code(&self) -> Result<ClaimCode, ClientError> {
+        let call = Call {
+            method: Method::POST,
+            ..Call::get("ask for a code to claim this node with", "/v1/claim-codes")
+        };
+        self.json(&call, "code").await
+    }
+
+    /// `POST /v1/claims`, for the operator: the node with this code belongs to the account.
+    pub async fn claim(&self, code: &str, account: &str) -> Result<NodeView, ClientError> {
+        let request = Claim {
+            code: code.to_owned(),
+            account: account.to_owned(),
+        };
+        let operation = format!("claim a node for the account {account:?}");
+        // A code is good once: the second attempt would find it used.
+        let call = Call::json(operation, Method::POST, "/v1/claims", &request).once();
+        self.json(&call, "node").await
+    }
+
+    /// `GET /v1/accounts`, for the operator.
+    pub async fn accounts(&self) -> Result<Vec<AccountView>, ClientError> {
+        let call = Call::get("list the accounts", "/v1/accounts");
+        self.json(&call, "list of accounts").await
+    }
+
+    /// `POST /v1/accounts`, for the operator.
+    pub async fn create_account(&self, name: &str) -> Result<AccountView, ClientError> {
+        let request = AccountRequest {
+            name: name.to_owned(),
+        };
+        let operation = format!("make the account {name:?}");
+        let call = Call::json(operation, Method::POST, "/v1/accounts", &request).once();
+        self.json(&call, "account").await
+    }
+
+    /// `DELETE /v1/accounts/{account}`, for the operator: its nodes stay and are nobody's.
+    pub async fn erase_account(&self, account: u64) -> Result<(), ClientError> {
+        let call = Call {
+            method: Method::DELETE,
+            ..Call::get(
+                format!("erase the account {account}"),
+                format!("/v1/accounts/{account}"),
+            )
+        };
+        self.done(&call).await
     }
 
     async fn delete(&self, operation: String, path: String) -> Result<Vec<KeyView>, ClientError> {

@@ -2,7 +2,7 @@
 
 use sea_orm_migration::prelude::*;
 
-use super::{index, integer, keyed, owned_by, text};
+use super::{index, integer, keyed, owned_by, serial, table, text, unique};
 
 /// A column that may be null.
 fn optional(name: &'static str) -> ColumnDef {
@@ -97,6 +97,50 @@ impl MigrationTrait for NodeKeys {
     async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
         Err(DbErr::Migration(
             "a node with several keys, or none, has no single key to go back to".into(),
+        ))
+    }
+}
+
+/// Accounts, to which nodes may belong, and the codes with which nodes are claimed.
+pub(super) struct Accounts;
+
+impl MigrationName for Accounts {
+    fn name(&self) -> &str {
+        "m0005_accounts"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Accounts {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let mut accounts = table(
+            "account",
+            vec![serial("id"), text("name"), integer("created_ms")],
+        );
+        // `code` is BLAKE3 of a code with some words before it.
+        let claims = keyed(
+            "claim",
+            &["node"],
+            vec![integer("node"), text("code"), integer("expires_ms")],
+        );
+        let mut claims = owned_by(claims, "claim", "node", "node");
+        manager
+            .create_table(accounts.if_not_exists().take())
+            .await?;
+        manager.create_table(claims.if_not_exists().take()).await?;
+        let indexes = [
+            unique("account_name", "account", &["name"]),
+            unique("claim_code", "claim", &["code"]),
+        ];
+        for mut index in indexes {
+            manager.create_index(index.if_not_exists().take()).await?;
+        }
+        add_column(manager, "node", optional("account")).await
+    }
+
+    async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
+        Err(DbErr::Migration(
+            "whose a node is would be forgotten; delete the accounts one by one instead".into(),
         ))
     }
 }
