@@ -96,7 +96,7 @@ source_of() {
 # Codes that are given where something is refused.
 refused_in() {
   source_of "$@" |
-    { grep -oE '(\brefuse|::(bad_request|unauthorised|forbidden|not_found|conflict|unacceptable|unavailable))\( ?"[a-z_]+"|StatusCode::[A-Z_]+, "[a-z_]+"' || true; } |
+    { grep -oE '(\brefuse|\bfailed|::(bad_request|unauthorised|forbidden|not_found|conflict|unacceptable|unavailable))\( ?"[a-z_]+"|StatusCode::[A-Z_]+, "[a-z_]+"|const [A-Z_]+: &str = "[a-z_]+"|EnrolError::[A-Za-z]+( \{ \.\. \})? => "[a-z_]+"' || true; } |
     grep -oE '"[a-z_]+"' | tr -d '"' | sort -u
 }
 
@@ -109,8 +109,9 @@ if [ -f "$EXPLAINED" ]; then
     found "$EXPLAINED: $code has two headings"
   done < <(uniq -d <<<"$explained")
   # What a node can be told. A new file of refusals belongs into this list.
-  refusing=("$API"/{updates,intake,gate,workers,blobs,nodes,directives,ledger,extract,error,mod}.rs
-    crates/rounds/src/decide/*.rs crates/coordinator/src/auth/*.rs crates/coordinator/src/driver/live.rs)
+  refusing=("$API"/{updates,intake,gate,workers,blobs,enrolment,keys,directives,ledger,extract,error,mod}.rs
+    crates/rounds/src/decide/*.rs crates/coordinator/src/auth/*.rs crates/coordinator/src/driver/{live,auditor}.rs
+    crates/rounds/src/audit.rs crates/protocol/src/signing.rs)
   coding=(crates/rounds/src/explain.rs crates/protocol/src/signing.rs)
   for source in "${refusing[@]}" "${coding[@]}"; do
     [ -f "$source" ] || found "ci/tidy.sh: $source is not there; say where its refusals went"

@@ -6,7 +6,7 @@ use opengpu_merge::{Layout, OuterState, Weighted, feedback, merge_round};
 use opengpu_protocol::{Aggregator, SyncSettings, TrustSettings, outer_settings};
 use opengpu_rounds::{
     FeedbackId, Fleet, Hash, Input, NodeId, Regard, RoundSettings, Run, WorkerId, WorkerSight,
-    weight,
+    weights as weights_of,
 };
 use opengpu_trainer::{InnerLoop, Signals, fresh_weights};
 use opengpu_trainer_protocol::{InnerSettings, TrainRequest};
@@ -139,6 +139,8 @@ impl Federated {
                     payload_bytes: payload.len() as u64,
                     tokens_per_block: tokens_per_block(data, inner),
                     feedback: FeedbackId(id.0),
+                    commitment: None,
+                    draw: 0,
                 };
                 decide(&mut run, clock, &update, &fleet)?;
             }
@@ -149,9 +151,10 @@ impl Federated {
             let weighted: Vec<Weighted> = pending
                 .updates
                 .iter()
-                .map(|update| Weighted {
+                .zip(weights_of(&pending.updates))
+                .map(|(update, weight)| Weighted {
                     payload: &payloads[&update.worker],
-                    weight: weight(update),
+                    weight,
                     record: update.record.filter(|_| !fresh(&update.worker)),
                 })
                 .collect();
@@ -238,6 +241,7 @@ impl Federated {
             seed,
             progress_from: run.progress(lease.base.number),
             progress_to: run.progress(lease.base.number + 1),
+            at_most_blocks: None,
             out: Default::default(),
             slowdown: 1.0,
         };
@@ -271,7 +275,11 @@ impl Federated {
             .map(|(id, worker)| {
                 let (own, before) = (&worker.progress, &worker.before);
                 let sent = match worker.attack {
-                    Some(attack) => attack.forge(layout, own, before, &honest, seed ^ id.0),
+                    Some(attack) => {
+                        let mut forged = attack.forge(layout, own, before, &honest, seed ^ id.0);
+                        differ(&mut forged, seed ^ id.0);
+                        forged
+                    }
                     None => own.clone(),
                 };
                 (*id, sent)
@@ -380,6 +388,7 @@ fn see(fleet: &mut Fleet, run: &Run, clock: u64, speed: f64) {
             blocks_per_second: speed,
             last_heard_ms: clock,
             draining: false,
+            trusted: true,
         };
         fleet.insert(worker, sight);
     }
@@ -394,4 +403,17 @@ fn decide(run: &mut Run, clock: u64, input: &Input, fleet: &Fleet) -> Result<()>
         run.fold(event);
     }
     Ok(())
+}
+
+/// The same bytes are taken for one assignment only: an attacker changes one weight of what it
+/// sends, so that those of others or of another round are not refused for that.
+fn differ(forged: &mut [f32], seed: u64) {
+    let largest = forged
+        .iter()
+        .fold(0f32, |largest, value| largest.max(value.abs()));
+    let at = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 16;
+    let at = (at % forged.len().max(1) as u64) as usize;
+    if let Some(value) = forged.get_mut(at) {
+        *value = if largest > 0.0 { largest } else { 1e-6 };
+    }
 }

@@ -28,6 +28,7 @@ pub fn synchronous(
         seed,
         progress_from: 0.0,
         progress_to: 1.0,
+        at_most_blocks: None,
         out: Default::default(),
         slowdown: 1.0,
     };

@@ -8,6 +8,8 @@
 //! written last. The header also names the boot of the machine, as after a power cut pages of
 //! a file on disk may be of different ages.
 
+mod committed;
+
 use std::io;
 use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -33,6 +35,11 @@ enum Field {
     Subject,
     /// One past the last settled assignment (0: none).
     Settled,
+    /// One past the assignment of each of the two kept buffers of a run that audits (0: none).
+    KeptOne,
+    KeptTwo,
+    /// How many updates were put back in part since the last one was sent.
+    TakenBack,
 }
 
 const CLEAN: u64 = 0;
@@ -51,6 +58,15 @@ pub(crate) struct Owner {
     pub(crate) run: RunId,
     pub(crate) lineage: u32,
     pub(crate) parameters: usize,
+    /// Whether what was accumulated is kept for audits.
+    pub(crate) audited: bool,
+}
+
+impl Owner {
+    fn bytes(&self) -> usize {
+        let buffers = if self.audited { 3 } else { 1 };
+        HEADER_BYTES + 4 * self.parameters * buffers
+    }
 }
 
 impl Feedback {
@@ -71,6 +87,9 @@ impl Feedback {
                 let mut found = Self { file };
                 match found.distrust(owner, journaled) {
                     None => {
+                        if owner.audited && found.get(Field::State) == SENDING {
+                            found.sent(AssignmentId(found.get(Field::Subject)));
+                        }
                         found.set(Field::State, CLEAN);
                         return Ok((found, None));
                     }
@@ -83,9 +102,8 @@ impl Feedback {
 
     /// A buffer at zero under a new feedback id.
     pub(crate) fn start(folder: &SharedFolder, name: &str, owner: Owner) -> io::Result<Self> {
-        let bytes = HEADER_BYTES + owner.parameters * 4;
         let mut new = Self {
-            file: folder.create(name, bytes as u64)?,
+            file: folder.create(name, owner.bytes() as u64)?,
         };
         // Never 0, and exact in every JSON reader.
         let id = rand::random_range(1..opengpu_protocol::signing::INTEGER_LIMIT);
@@ -140,6 +158,9 @@ impl Feedback {
         let settled = opengpu_merge::feedback::restore(layout, payload, part_not_merged, values);
         // On an error the buffer was not changed.
         if settled.is_ok() {
+            // Without room for its name nothing would follow from what was committed to: the
+            // next update is refused, and the buffer started anew.
+            self.note_taken_back(assignment);
             self.set(Field::Settled, assignment.0 + 1);
         }
         self.set(Field::State, CLEAN);
@@ -155,11 +176,13 @@ impl Feedback {
     /// The numbers.
     #[cfg(test)]
     fn values(&self) -> &[f32] {
-        &self.file.as_f32()[HEADER_BYTES / 4..]
+        let parameters = self.get(Field::Parameters) as usize;
+        &self.file.as_f32()[HEADER_BYTES / 4..][..parameters]
     }
 
     fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.file.as_f32_mut()[HEADER_BYTES / 4..]
+        let parameters = self.get(Field::Parameters) as usize;
+        &mut self.file.as_f32_mut()[HEADER_BYTES / 4..][..parameters]
     }
 
     /// Why this buffer must not be used.
@@ -168,7 +191,7 @@ impl Feedback {
         owner: Owner,
         journaled: impl Fn(AssignmentId) -> bool,
     ) -> Option<&'static str> {
-        if self.file.bytes().len() != HEADER_BYTES + owner.parameters * 4 {
+        if self.file.bytes().len() != owner.bytes() {
             return Some("the one found has another size");
         }
         let fits = [
@@ -205,7 +228,10 @@ impl Feedback {
     }
 
     fn get(&self, field: Field) -> u64 {
-        let at = field as usize * 8;
+        self.get_at(field as usize * 8)
+    }
+
+    fn get_at(&self, at: usize) -> u64 {
         let bytes = &self.file.bytes()[at..at + 8];
         bytes
             .iter()
@@ -216,8 +242,11 @@ impl Feedback {
     /// Writes a field between fences: a process that is killed at any instruction leaves the
     /// header and the numbers as the program's order has them.
     fn set(&mut self, field: Field, value: u64) {
+        self.set_at(field as usize * 8, value);
+    }
+
+    fn set_at(&mut self, at: usize, value: u64) {
         compiler_fence(Ordering::SeqCst);
-        let at = field as usize * 8;
         for (index, byte) in value.to_le_bytes().into_iter().enumerate() {
             let target = &mut self.file.bytes_mut()[at + index];
             // SAFETY: a valid, exclusively borrowed byte. Volatile, so that the write is
@@ -258,6 +287,7 @@ mod tests {
         run: RunId(3),
         lineage: 0,
         parameters: PARAMETERS,
+        audited: false,
     };
     const CODEC: Codec = Codec::Sparse { k: 16 };
 

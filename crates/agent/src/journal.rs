@@ -177,6 +177,7 @@ mod tests {
                 feedback: FeedbackId(5),
                 loss: 6.5,
                 train_seconds: 7.5,
+                commitment: None,
             },
         }
     }

@@ -158,6 +158,7 @@ mod tests {
             digest,
             assignment,
             verdicts: Vec::new(),
+            open: Vec::new(),
         };
         WorkerPlan {
             worker: WorkerId(1),

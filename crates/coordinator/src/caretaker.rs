@@ -21,6 +21,7 @@ pub async fn look_after_workers(coordinator: Coordinator) {
         coordinator.reallocate();
         send_away_all(&coordinator).await;
         coordinator.trainer().rest().await;
+        coordinator.auditing().rest().await;
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(WORKERS_EVERY) => {}

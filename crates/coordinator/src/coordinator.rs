@@ -15,7 +15,7 @@ use crate::api::intake::Checker;
 use crate::auth::{OperatorToken, Signatures};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
-use crate::driver::{Evaluate, LiveRun, Mailbox, drive, is_over};
+use crate::driver::{AuditJob, Evaluate, LiveRun, Mailbox, drive, is_over};
 use crate::enrolment::EnrolmentPolicy;
 use crate::fleet::{Fleet, Wants};
 use crate::home::Home;
@@ -48,9 +48,11 @@ pub(crate) struct Inner {
     pub limits: Limits,
     pub ledger: Signer,
     pub trainer: Arc<Trainer>,
+    pub auditing: Arc<Trainer>,
     pub shared: SharedFolder,
     pub runs: RwLock<BTreeMap<RunId, Arc<LiveRun>>>,
     pub evaluations: mpsc::Sender<Evaluate>,
+    pub audits: mpsc::Sender<AuditJob>,
     pub plans: watch::Sender<u64>,
     pub ready: AtomicBool,
     pub shutdown: CancellationToken,
@@ -118,6 +120,10 @@ impl Coordinator {
     }
     pub(crate) fn trainer(&self) -> Arc<Trainer> {
         Arc::clone(&self.0.trainer)
+    }
+    /// The trainer that audits.
+    pub(crate) fn auditing(&self) -> &Trainer {
+        &self.0.auditing
     }
     pub(crate) fn shared_folder(&self) -> SharedFolder {
         self.0.shared.clone()
@@ -203,7 +209,7 @@ impl Coordinator {
             run,
             ownership,
             mailbox,
-            self.0.evaluations.clone(),
+            (self.0.evaluations.clone(), self.0.audits.clone()),
         );
         self.0.tasks.spawn(driving);
     }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use opengpu_protocol::wire::{Machine, Offer, Report};
 use opengpu_rounds::{NodeId, RunId, WorkerId};
 
-use crate::store::{AccountRecord, NodeState};
+use crate::store::{AccountRecord, NodeState, Standing};
 
 /// Whether the workers of a node in this state may be in a run at all.
 pub fn may_work(state: NodeState) -> bool {
@@ -24,6 +24,8 @@ pub struct NodeMemory {
     pub machine: Machine,
     /// What an operator thinks of it.
     pub state: NodeState,
+    /// How far its audits let it be trusted.
+    pub standing: Standing,
     /// Rises with each directive stream it opens; only the newest goes on.
     pub stream: u64,
     /// Whether its newest directive stream is open.
@@ -260,6 +262,7 @@ mod tests {
                     name: format!("node {id}"),
                     machine: Machine::default(),
                     state: NodeState::Active,
+                    standing: Standing::default(),
                     stream: 0,
                     connected: true,
                     account: None,

@@ -24,6 +24,7 @@ mod metrics;
 mod plan;
 pub mod retention;
 pub mod serve;
+mod standing;
 pub mod store;
 mod submit;
 mod tasks;

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub updates_refused: Family<CodeLabel, Counter>,
     /// Updates that counted less than their weight in a merge, by code.
     pub updates_counted_less: Family<CodeLabel, Counter>,
+    /// Audits ended, by what they found.
+    pub audits: Family<CodeLabel, Counter>,
     /// Rounds merged.
     pub rounds_merged: Counter,
     /// Rounds closed without a merge.
@@ -71,6 +73,7 @@ impl Metrics {
             updates_accepted: Counter::default(),
             updates_refused: Family::default(),
             updates_counted_less: Family::default(),
+            audits: Family::default(),
             rounds_merged: Counter::default(),
             rounds_abandoned: Counter::default(),
             merge_seconds: seconds(),
@@ -107,6 +110,7 @@ impl Metrics {
             "Updates that counted less than their weight in a merge",
             self.updates_counted_less.clone(),
         );
+        r.register("audits", "Audits ended", self.audits.clone());
         r.register("rounds_merged", "Rounds merged", self.rounds_merged.clone());
         r.register(
             "rounds_abandoned",

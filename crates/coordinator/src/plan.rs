@@ -1,10 +1,10 @@
 //! What a node should be doing, whole, from the runs' states and the fleet's memory.
 
-use opengpu_protocol::wire::{AssignmentPlan, Outcome, Plan, RunPlan, Verdict, WorkerPlan};
+use opengpu_protocol::wire::{AssignmentPlan, Drawn, Outcome, Plan, RunPlan, Verdict, WorkerPlan};
 use opengpu_rounds::{NodeId, WorkerId};
 
 use crate::Coordinator;
-use crate::driver::LiveRun;
+use crate::driver::{LiveRun, drawn};
 use crate::fleet::may_work;
 use crate::store::NodeState;
 
@@ -73,12 +73,24 @@ fn run_plan(run: &LiveRun, worker: WorkerId, now_ms: u64) -> Option<RunPlan> {
         .map(verdict)
         .collect();
     verdicts.reverse();
+    let asked = state
+        .audits()
+        .filter(|(_, audit)| audit.worker == worker && audit.openings.is_none());
+    let open = asked.map(|(assignment, audit)| Drawn {
+        assignment,
+        chunks: drawn(run, audit)
+            .into_iter()
+            .map(|chunk| chunk as u32)
+            .collect(),
+    });
+    let open = open.take(VERDICTS).collect();
     Some(RunPlan {
         run: run.id,
         revision: state.revision(),
         digest,
         assignment,
         verdicts,
+        open,
     })
 }
 

@@ -21,19 +21,17 @@ use crate::auth::{OperatorToken, Signatures};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::coordinator::{Coordinator, Inner};
-use crate::driver::{LiveRun, QUEUE, measure, open};
+use crate::driver::{AUDITS, Auditor, LiveRun, QUEUE, measure, open};
 use crate::enrolment::EnrolmentPolicy;
 use crate::fleet::{Fleet, NodeMemory};
 use crate::home::{Home, JOIN_TOKEN, OPERATOR_TOKEN, new_token};
 use crate::ledger::Signer;
 use crate::limits::{LimitSettings, Limits};
 use crate::metrics::Metrics;
-use crate::store::{AccountRecord, Store};
+use crate::store::{AccountRecord, LOCAL_LABEL, Store};
 use crate::tasks::Tasks;
 use crate::trainer::Trainer;
 
-/// Label of the enrolment token for agents on this machine.
-const LOCAL_LABEL: &str = "this machine";
 /// How long open requests may take to end when the server stops.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -90,7 +88,10 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
     let shared = SharedFolder::of(home.path()).context("the folder for shared memory")?;
     remove_old_copies(&home);
     let (evaluations, queue) = mpsc::channel(QUEUE);
-    let trainer = Arc::new(Trainer::new(settings.trainer));
+    let (to_audit, audits) = mpsc::channel(AUDITS);
+    // Two, so that neither an evaluation nor a sample waits for an audit.
+    let trainer = Arc::new(Trainer::new(settings.trainer.clone()));
+    let auditing = Arc::new(Trainer::new(settings.trainer));
     let coordinator = Coordinator::new(Inner {
         store: store.clone(),
         blobs: blobs.clone(),
@@ -104,9 +105,11 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
         limits: Limits::new(&settings.limits),
         ledger: Signer::of(&home)?,
         trainer: Arc::clone(&trainer),
-        shared,
+        auditing: Arc::clone(&auditing),
+        shared: shared.clone(),
         runs: Default::default(),
         evaluations,
+        audits: to_audit,
         plans: watch::Sender::new(0),
         ready: false.into(),
         shutdown: settings.shutdown.child_token(),
@@ -122,6 +125,13 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
     coordinator
         .tasks()
         .spawn(crate::caretaker::collect_blobs(coordinator.clone()));
+    let auditor = Auditor {
+        blobs: blobs.clone(),
+        trainer: Arc::clone(&auditing),
+        shared,
+        base: None,
+    };
+    coordinator.tasks().spawn(auditor.work(audits));
     let measuring = tokio::spawn(measure(store, blobs, trainer, queue));
     let extra = settings
         .extra_routes
@@ -259,6 +269,8 @@ async fn learn_nodes(coordinator: &Coordinator) -> anyhow::Result<()> {
     let workers = coordinator.store().workers().await?;
     let accounts = coordinator.store().accounts().await?.into_iter();
     let accounts: BTreeMap<u64, AccountRecord> = accounts.map(|owner| (owner.id, owner)).collect();
+    let standings = coordinator.store().standings().await?;
+    let standings: std::collections::BTreeMap<_, _> = standings.into_iter().collect();
     let mut memory = coordinator.fleet().lock();
     for node in nodes {
         coordinator.signatures().learn(&node);
@@ -266,6 +278,7 @@ async fn learn_nodes(coordinator: &Coordinator) -> anyhow::Result<()> {
             name: node.name,
             machine: node.machine,
             state: node.state,
+            standing: standings.get(&node.id).copied().unwrap_or_default(),
             stream: 0,
             connected: false,
             account: node.account.and_then(|id| accounts.get(&id).cloned()),

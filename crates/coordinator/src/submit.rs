@@ -88,6 +88,7 @@ fn complete(mut spec: RunSpec, dataset: &DatasetManifest) -> ApiResult<RunSpec> 
         )));
     }
     spec.round.blocks_per_epoch = blocks;
+    spec.round.audit = spec.audit_rules();
     spec.model = Some(model);
     Ok(spec)
 }

@@ -10,7 +10,8 @@ use opengpu_protocol::operator::SampleRequest;
 use opengpu_protocol::wire::{DatasetManifest, Evaluation, TokenShards};
 use opengpu_rounds::Revision;
 use opengpu_trainer_protocol::{
-    InnerSettings, ModelConfig, ReplyBody, RequestBody, TokenFiles, TrainerCommand, TrainerProcess,
+    InnerSettings, ModelConfig, ReplyBody, RequestBody, TokenFiles, TrainRequest, TrainerCommand,
+    TrainerProcess,
 };
 use tokio::sync::Mutex;
 
@@ -87,6 +88,29 @@ impl Trainer {
                 bits_per_byte,
             }),
             other => bail!("the trainer answered `evaluate` with {other:?}"),
+        }
+    }
+
+    /// Trains an assignment from these weights, as a node does. Returns the blocks completed.
+    pub async fn train(
+        &self,
+        model: &ModelConfig,
+        weights: &Path,
+        tokens: TokenFiles,
+        inner: InnerSettings,
+        request: TrainRequest,
+    ) -> anyhow::Result<u64> {
+        let load = RequestBody::Load {
+            model: model.clone(),
+            weights: weights.to_owned(),
+            tokens: Some(tokens),
+            inner,
+        };
+        match self.ask(vec![load, RequestBody::Train(request)]).await? {
+            ReplyBody::Trained {
+                blocks_completed, ..
+            } => Ok(blocks_completed),
+            other => bail!("the trainer answered `train` with {other:?}"),
         }
     }
 

@@ -7,7 +7,7 @@
 //!
 //! Not here: whether an entry is just. That is decided before it is written.
 
-use opengpu_rounds::{AssignmentId, Hash, NodeId, WorkerId};
+use opengpu_rounds::{AssignmentId, AuditOutcome, Hash, NodeId, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::{Code, Finite};
@@ -86,18 +86,6 @@ pub enum EntryKind {
         /// Why.
         reason: Code,
     },
-}
-
-/// What an audit found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AuditOutcome {
-    /// The same within what is allowed.
-    Passed,
-    /// Not the same.
-    Failed,
-    /// It could not be told: the auditor failed, or its numerics differ too much.
-    Undecided,
 }
 
 /// Why an entry cannot be in the ledger, or not at this place.

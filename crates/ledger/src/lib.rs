@@ -35,7 +35,7 @@ pub mod tree;
 
 pub use append::{Appended, append};
 pub use code::{Code, NotACode};
-pub use entry::{AuditOutcome, Entry, EntryError, EntryKind, INTEGER_LIMIT};
+pub use entry::{Entry, EntryError, EntryKind, INTEGER_LIMIT};
 pub use export::{ExportCheck, ExportError, Verified, verify_export};
 pub use finite::{Finite, NotFinite};
 pub use head::{Head, HeadError};

@@ -1,7 +1,9 @@
 //! Sums over entries. They are derived: whatever is stored of them can be made again from
 //! the ledger, and must be equal.
 
-use crate::{AuditOutcome, Entry, EntryKind};
+use opengpu_rounds::AuditOutcome;
+
+use crate::{Entry, EntryKind};
 
 /// What some entries come to. Sums have 128 bits, so that no file, however made, overflows
 /// them.

@@ -22,39 +22,7 @@ pub fn send(
     global: &[f32],
     local: &[f32],
 ) -> Result<Vec<u8>, EncodeError> {
-    for buffer in [&*feedback, global, local] {
-        check_request(codec, layout, buffer.len())?;
-    }
-    if !(0.0..=1.0).contains(&decay) {
-        return Err(EncodeError::BadDecay {
-            found: decay.to_string(),
-        });
-    }
-    let accumulated = |e: f32, global: f32, local: f32| decay * e + (global - local);
-
-    const BLOCK: usize = 1 << 16;
-    let bad_block = feedback
-        .par_chunks(BLOCK)
-        .zip(global.par_chunks(BLOCK).zip(local.par_chunks(BLOCK)))
-        .position_first(|(e, (global, local))| {
-            let values = e.iter().zip(global).zip(local);
-            values.fold(false, |any, ((e, g), l)| {
-                any | !accumulated(*e, *g, *l).is_finite()
-            })
-        });
-    if let Some(block) = bad_block {
-        let from = block * BLOCK;
-        let values = feedback[from..]
-            .iter()
-            .zip(&global[from..])
-            .zip(&local[from..]);
-        let at = values
-            .map(|((e, g), l)| accumulated(*e, *g, *l))
-            .position(|value| !value.is_finite())
-            .unwrap_or_default();
-        return Err(EncodeError::NotFinite { index: from + at });
-    }
-
+    check_send(codec, layout, decay, feedback, global, local)?;
     let parts = layout.split(feedback);
     let groups: Vec<_> = layout.groups().collect();
     let records = parts
@@ -67,7 +35,7 @@ pub fn send(
                 let whole = chunk.start..chunk.start + chunk.len;
                 let e = &mut part[whole.start - first..whole.end - first];
                 for ((e, g), l) in e.iter_mut().zip(&global[whole.clone()]).zip(&local[whole]) {
-                    *e = accumulated(*e, *g, *l);
+                    *e = accumulated(decay, *e, *g, *l);
                 }
                 encoder.encode(e);
             }
@@ -75,6 +43,71 @@ pub fn send(
         })
         .collect();
     Ok(join(codec, layout, records))
+}
+
+/// The first half of [`send`], for who looks at what was accumulated before it is sent:
+/// `e ← decay · e + (global − local)`. [`crate::encode`] is the other half; both together give
+/// what `send` gives, bit for bit. A refusal has changed nothing.
+pub fn accumulate(
+    codec: Codec,
+    layout: &Layout,
+    decay: f32,
+    feedback: &mut [f32],
+    global: &[f32],
+    local: &[f32],
+) -> Result<(), EncodeError> {
+    check_send(codec, layout, decay, feedback, global, local)?;
+    feedback
+        .par_iter_mut()
+        .zip(global.par_iter().zip(local))
+        .for_each(|(e, (g, l))| *e = accumulated(decay, *e, *g, *l));
+    Ok(())
+}
+
+fn accumulated(decay: f32, e: f32, global: f32, local: f32) -> f32 {
+    decay * e + (global - local)
+}
+
+/// Refuses what can't be accumulated or sent, before anything is changed.
+fn check_send(
+    codec: Codec,
+    layout: &Layout,
+    decay: f32,
+    feedback: &[f32],
+    global: &[f32],
+    local: &[f32],
+) -> Result<(), EncodeError> {
+    for buffer in [feedback, global, local] {
+        check_request(codec, layout, buffer.len())?;
+    }
+    if !(0.0..=1.0).contains(&decay) {
+        return Err(EncodeError::BadDecay {
+            found: decay.to_string(),
+        });
+    }
+    const BLOCK: usize = 1 << 16;
+    let bad_block = feedback
+        .par_chunks(BLOCK)
+        .zip(global.par_chunks(BLOCK).zip(local.par_chunks(BLOCK)))
+        .position_first(|(e, (global, local))| {
+            let values = e.iter().zip(global).zip(local);
+            values.fold(false, |any, ((e, g), l)| {
+                any | !accumulated(decay, *e, *g, *l).is_finite()
+            })
+        });
+    if let Some(block) = bad_block {
+        let from = block * BLOCK;
+        let values = feedback[from..]
+            .iter()
+            .zip(&global[from..])
+            .zip(&local[from..]);
+        let at = values
+            .map(|((e, g), l)| accumulated(decay, *e, *g, *l))
+            .position(|value| !value.is_finite())
+            .unwrap_or_default();
+        return Err(EncodeError::NotFinite { index: from + at });
+    }
+    Ok(())
 }
 
 /// Puts back the part of a sent payload that was not merged: 1 for an update that is in no

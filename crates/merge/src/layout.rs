@@ -82,6 +82,13 @@ impl Layout {
         self.chunks.len()
     }
 
+    /// The weights of each chunk, in order.
+    pub fn chunk_ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
+        self.chunks
+            .iter()
+            .map(|chunk| chunk.start..chunk.start + chunk.len)
+    }
+
     /// First 8 bytes of the BLAKE3 of the tensors' lengths, each as a little-endian u64:
     /// tells layouts of the same total length apart.
     pub fn fingerprint(&self) -> [u8; 8] {

@@ -9,9 +9,11 @@
 //! - [`encode`], [`check`], [`subtract`], [`add_scaled`]: payloads.
 //! - [`feedback`]: the worker's side.
 //! - [`merge_round`]: the coordinator's side.
+//! - [`audit`]: whether an update is what training gives.
 //! - [`digest`]: the name of a revision's weights.
 
 mod aggregate;
+pub mod audit;
 mod bfloat;
 mod clip;
 mod codec;

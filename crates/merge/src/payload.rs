@@ -171,6 +171,61 @@ impl<'a> Payload<'a> {
         }
     }
 
+    /// The bytes of the records of these chunks, given by number.
+    pub(crate) fn records_of(
+        &self,
+        layout: &Layout,
+        numbers: &[usize],
+    ) -> Result<Vec<&'a [u8]>, DecodeError> {
+        let mut chosen = [0; CHUNK];
+        let mut found = Vec::with_capacity(numbers.len());
+        for &number in numbers {
+            let (mut records, chunk) = self.at(layout, number)?;
+            let from = records.bytes;
+            records.next(&chunk, number, &mut chosen)?;
+            found.push(&from[..from.len() - records.bytes.len()]);
+        }
+        Ok(found)
+    }
+
+    /// Calls `each` with place in `numbers`, index in the chunk and value of every weight that
+    /// is sent in these chunks.
+    pub(crate) fn each_in(
+        &self,
+        layout: &Layout,
+        numbers: &[usize],
+        mut each: impl FnMut(usize, usize, f32),
+    ) -> Result<(), DecodeError> {
+        let mut chosen = [0; CHUNK];
+        let mut indices: [u16; CHUNK] = std::array::from_fn(|index| index as u16);
+        for (place, &number) in numbers.iter().enumerate() {
+            let (mut records, chunk) = self.at(layout, number)?;
+            let record = records.next(&chunk, number, &mut chosen)?;
+            record.for_each(&chosen, &mut indices[..chunk.len], |index, value| {
+                each(place, usize::from(*index), value);
+            });
+        }
+        Ok(())
+    }
+
+    /// The records from chunk `number` on.
+    fn at(&self, layout: &Layout, number: usize) -> Result<(Records<'a>, Chunk), DecodeError> {
+        let chunks = layout.chunks();
+        let Some(chunk) = chunks.get(number) else {
+            return Err(DecodeError::WrongTarget {
+                expected: chunks.len(),
+                got: number,
+            });
+        };
+        let group = number / crate::layout::GROUP;
+        let mut records = self.group(group);
+        let mut chosen = [0; CHUNK];
+        for passed in &chunks[group * crate::layout::GROUP..number] {
+            records.next(passed, number, &mut chosen)?;
+        }
+        Ok((records, *chunk))
+    }
+
     /// Hash of all its bytes.
     pub(crate) fn hash(&self) -> [u8; 32] {
         *blake3::hash(self.bytes).as_bytes()

@@ -134,6 +134,12 @@ fn check_sync(sync: &SyncSettings) -> Result<(), SpecError> {
 
 fn check_trust(trust: &TrustSettings, sync: &SyncSettings) -> Result<(), SpecError> {
     within("trust.trimmed_part", trust.trimmed_part, 0.001..=0.499)?;
+    within("trust.audit_rate", trust.audit_rate, 0.0..=1.0)?;
+    within("trust.audit_chunks", trust.audit_chunks, 1..=256)?;
+    if let Some(tolerance) = trust.audit_tolerance {
+        within("trust.audit_tolerance", tolerance, 1e-9..=1.0)?;
+    }
+    within("trust.probation_audits", trust.probation_audits, 0..=1_000)?;
     if trust.aggregator == Aggregator::TrustWeighted && !sync.clip_to_median_norm {
         let problem = "trust-weighted looks at directions alone; \
             it needs sync.clip_to_median_norm = true, which limits lengths";

@@ -175,6 +175,10 @@ pub enum NodeAction {
     Ban,
     /// Active again.
     Restore,
+    /// Trust it as the operator's own: its updates need not pass audits first.
+    Vouch,
+    /// Not any more.
+    Distrust,
 }
 
 impl NodeAction {
@@ -186,6 +190,8 @@ impl NodeAction {
             Self::Quarantine => "quarantine",
             Self::Ban => "ban",
             Self::Restore => "restore",
+            Self::Vouch => "vouch",
+            Self::Distrust => "distrust",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The run file: what a researcher declares about a run, in TOML.
 
-use opengpu_rounds::RoundSettings;
-use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
+use opengpu_rounds::{AuditRules, RoundSettings};
+use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig, Precision};
 use serde::{Deserialize, Serialize};
 
 /// A run file, complete once the coordinator has filled in what may be left out.
@@ -53,6 +53,11 @@ fn default_checkpoint_every() -> u64 {
     10
 }
 
+/// Tolerances of audits by precision: well above what honest trainings differ by, well below what
+/// a worker differs by that leaves out a tenth of its steps.
+const FLOAT32_TOLERANCE: f64 = 0.01;
+const BFLOAT16_TOLERANCE: f64 = 0.07;
+
 /// What protects a run from workers that send something else than they should.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -61,6 +66,17 @@ pub struct TrustSettings {
     pub aggregator: Aggregator,
     /// Part of the weight that `trimmed-mean` leaves out at each end.
     pub trimmed_part: f32,
+    /// Part of the updates of trusted nodes that is trained again and compared, in runs whose
+    /// assignments can be (`inner.state = "reset"`).
+    pub audit_rate: f64,
+    /// Chunks of 4096 weights that are drawn of an audited update.
+    pub audit_chunks: usize,
+    /// Largest distance between a worker's progress and the auditor's that passes, in parts
+    /// of the progress; None: what the run's precision needs ([`RunSpec::audit_tolerance`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_tolerance: Option<f64>,
+    /// Audits that a new node passes before its updates are merged without waiting for theirs.
+    pub probation_audits: u32,
 }
 
 impl Default for TrustSettings {
@@ -68,6 +84,10 @@ impl Default for TrustSettings {
         Self {
             aggregator: Aggregator::TrustWeighted,
             trimmed_part: 0.25,
+            audit_rate: 0.1,
+            audit_chunks: 8,
+            audit_tolerance: None,
+            probation_audits: 3,
         }
     }
 }
@@ -130,6 +150,27 @@ impl Default for SyncSettings {
 }
 
 impl RunSpec {
+    /// How far a worker's progress may be from the auditor's. In float32 two machines differ
+    /// by rounding alone; where each may choose bfloat16, by that (`docs/audits.md`, the figures).
+    pub fn audit_tolerance(&self) -> f64 {
+        let needed = match self.inner.precision {
+            Precision::Float32 => FLOAT32_TOLERANCE,
+            Precision::Auto | Precision::Bfloat16 => BFLOAT16_TOLERANCE,
+        };
+        self.trust.audit_tolerance.unwrap_or(needed)
+    }
+
+    /// Which updates are audited: any, where an assignment is a pure function of what is public.
+    pub fn audit_rules(&self) -> AuditRules {
+        match self.inner.state {
+            InnerState::Carry => AuditRules::default(),
+            InnerState::Reset => AuditRules {
+                enabled: true,
+                rate: self.trust.audit_rate,
+            },
+        }
+    }
+
     /// Aggregation and outer optimiser, as the arithmetic takes them.
     pub fn outer_settings(&self) -> opengpu_merge::OuterSettings {
         outer_settings(&self.sync, &self.trust)

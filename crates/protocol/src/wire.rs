@@ -1,7 +1,7 @@
 //! What goes over the network as JSON. Durations, never clock times; ids are integers.
 
 use opengpu_rounds::{
-    AssignmentId, BlockRange, FeedbackId, Hash, NodeId, Revision, RunId, WorkerId,
+    AssignmentId, BlockRange, Commitment, FeedbackId, Hash, NodeId, Revision, RunId, WorkerId,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -129,6 +129,19 @@ pub struct RunPlan {
     pub assignment: Option<AssignmentPlan>,
     /// What became of this worker's latest updates, oldest first (at most 16).
     pub verdicts: Vec<Verdict>,
+    /// Chunks of this worker's audited updates that it is to open:
+    /// `PUT /v1/runs/{run}/openings/{assignment}/{hash}`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<Drawn>,
+}
+
+/// Chunks that were drawn of an audited update.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drawn {
+    /// Of which update.
+    pub assignment: AssignmentId,
+    /// Which chunks, rising.
+    pub chunks: Vec<u32>,
 }
 
 /// A lease as its worker sees it.
@@ -264,6 +277,9 @@ pub struct UpdateNotice {
     pub loss: f64,
     /// How long training took.
     pub train_seconds: f64,
+    /// What the worker commits itself to, in a run that audits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commitment: Option<Commitment>,
 }
 
 /// `GET /v1/runs/{run}/history?lineage=L&after=N` (signed or operator): how to get from one
@@ -491,6 +507,15 @@ pub struct NodeView {
     pub name: String,
     /// `pending`, `active`, `draining`, `quarantined` or `banned`.
     pub state: String,
+    /// Whether an operator vouches for it.
+    #[serde(default)]
+    pub vouched: bool,
+    /// Audits passed since it last failed one.
+    #[serde(default)]
+    pub audits_passed: u64,
+    /// Audits failed, ever.
+    #[serde(default)]
+    pub audits_failed: u64,
     /// Whether its directive stream is open.
     pub connected: bool,
     /// Name of the account that it belongs to; None: nobody has claimed it.

@@ -59,6 +59,7 @@ fn main() {
                 blocks_per_second: 0.5,
                 last_heard_ms: u64::MAX / 2,
                 draining: false,
+                trusted: true,
             };
             fleet.insert(worker, sight);
         }
@@ -79,6 +80,8 @@ fn main() {
                 payload_bytes: 1,
                 tokens_per_block: 1,
                 feedback: FeedbackId(worker.0),
+                commitment: None,
+                draw: 0,
             };
             act(&mut run, &fleet, update);
         }

@@ -110,6 +110,16 @@ pub struct Finding {
     pub allowed: Option<f64>,
 }
 
+impl Finding {
+    /// Whether a failure was shown by what the worker sent, and not by what it did not send.
+    pub fn is_proven(&self) -> bool {
+        self.code != NOT_OPENED
+    }
+}
+
+/// Code of an audit for which nothing was opened.
+pub(crate) const NOT_OPENED: &str = "not_opened";
+
 /// The update that a worker's next one follows from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Committed {

@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AssignmentId, FeedbackId, Hash, NodeId, Revision, RoundSettings, WorkerId};
+use crate::{
+    AssignmentId, Commitment, FeedbackId, Finding, Hash, NodeId, Revision, RoundSettings, WorkerId,
+};
 
 /// Half-open range of global block numbers. Block `b` is position `b % blocks_per_epoch`
 /// of epoch `b / blocks_per_epoch`.
@@ -132,6 +134,31 @@ pub enum EventKind {
         tokens: u64,
         /// False: checked and credited but not merged (a joiner's first update).
         mergeable: bool,
+        /// What its worker committed itself to, where updates are audited.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        commitment: Option<Commitment>,
+        /// The number drawn for its audit; None: it is not audited.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        audit: Option<u64>,
+        /// Whether it is merged only once its audit passed.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        held: bool,
+    },
+    /// A worker opened the chunks that were drawn of an audited update.
+    AuditOpened {
+        /// Which update.
+        assignment: AssignmentId,
+        /// The openings' blob.
+        openings: Hash,
+    },
+    /// An audit ended.
+    Audited {
+        /// Of which update.
+        assignment: AssignmentId,
+        /// What it found.
+        finding: Finding,
+        /// Whether the update, if it was held for this, may be merged now.
+        merge: bool,
     },
     /// A lease ended without an update; its blocks may be leased again.
     LeaseReturned {

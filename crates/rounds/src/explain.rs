@@ -76,10 +76,14 @@ impl Run {
             .filter(|worker| self.is_silent(*worker, now_ms, fleet))
             .count();
         let quorum = self.quorum();
-        let waiting = self.waiting.len();
+        let waiting = self.mergeable();
+        let held = self.waiting.len() - waiting;
         let mut missing = count(outstanding, "update");
         if silent > 0 {
             missing += &format!(" ({silent} of them from workers not heard of)");
+        }
+        if held > 0 {
+            missing += &format!(", {} for an audit", waits(held));
         }
         let doing = match open.grace_ends_ms {
             None => format!(
@@ -103,6 +107,17 @@ impl Run {
     /// loop that sleeps until then does not spin.
     pub fn next_wake_ms(&self, now_ms: u64, fleet: &Fleet) -> Option<u64> {
         let now_ms = now_ms.max(self.last_event_ms);
+        let for_round = self.round_wakes_ms(now_ms, fleet);
+        let alive = matches!(
+            self.phase,
+            Phase::Forming | Phase::Training | Phase::Collecting
+        );
+        let audits = self.audits.values().filter(|_| alive);
+        let for_audits = audits.filter_map(|audit| audit.given_up_ms(&self.settings));
+        for_round.into_iter().chain(for_audits).min()
+    }
+
+    fn round_wakes_ms(&self, now_ms: u64, fleet: &Fleet) -> Option<u64> {
         match self.phase {
             Phase::Forming => {
                 let needed = self.settings.min_workers.max(1) as usize;
@@ -121,7 +136,7 @@ impl Run {
             Phase::Training | Phase::Collecting => {
                 let open = self.current.as_ref()?;
                 let ends = open.grace_ends_ms.unwrap_or(open.deadline_ms);
-                if self.waiting.len() < self.quorum() {
+                if self.mergeable() < self.quorum() {
                     return Some(ends);
                 }
                 Some(ends.min(self.all_silent_from(self.outstanding(open.round), fleet)))
@@ -201,6 +216,14 @@ impl Regard {
                 record.or(agreement).unwrap_or_default()
             ),
         }
+    }
+}
+
+/// "1 waits", "3 wait".
+fn waits(number: usize) -> String {
+    match number {
+        1 => "1 waits".into(),
+        _ => format!("{number} wait"),
     }
 }
 

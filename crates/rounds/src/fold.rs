@@ -2,6 +2,7 @@
 //! refused; an event that does not fit (from a newer program, or a damaged log) changes as
 //! little as it can.
 
+mod audits;
 use std::collections::BTreeMap;
 
 use crate::blocks::split;
@@ -96,10 +97,35 @@ impl Run {
                 payload_bytes,
                 tokens,
                 mergeable,
+                commitment,
+                audit,
+                held,
             } => {
+                if let (Some(commitment), Some(lease)) =
+                    (commitment, self.leases.get(assignment).cloned())
+                {
+                    let lease = (&*lease, *payload);
+                    let done = (*blocks_completed, *tokens);
+                    let drawn = audit.map(|draw| (at_ms, draw));
+                    self.fold_committed(*assignment, lease, done, commitment, drawn);
+                }
                 let accepted = (*payload, *payload_bytes, *tokens);
-                self.fold_accepted(*assignment, *blocks_completed, accepted, *mergeable);
+                let merging = (*mergeable, *held);
+                self.fold_accepted(*assignment, *blocks_completed, accepted, merging);
             }
+            EventKind::AuditOpened {
+                assignment,
+                openings,
+            } => {
+                if let Some(audit) = self.audits.get_mut(assignment) {
+                    audit.openings = Some(*openings);
+                }
+            }
+            EventKind::Audited {
+                assignment,
+                finding,
+                merge,
+            } => self.fold_audited(*assignment, finding, *merge),
             EventKind::LeaseReturned { assignment, reason } => {
                 self.fold_returned(*assignment, reason);
             }
@@ -222,7 +248,7 @@ impl Run {
         assignment: AssignmentId,
         blocks_completed: u64,
         (payload, payload_bytes, tokens): (Hash, u64, u64),
-        mergeable: bool,
+        (mergeable, held): (bool, bool),
     ) {
         let Some(lease) = self.leases.remove(&assignment) else {
             return;
@@ -246,6 +272,7 @@ impl Run {
                 payload_bytes,
                 tokens,
                 pieces: done,
+                held,
             };
             self.waiting.insert(assignment, update.into());
             Outcome::Waiting
@@ -378,6 +405,7 @@ impl Run {
 
     fn fold_rolled_back(&mut self, at_ms: u64, to: Revision, revision: Revision, reason: &str) {
         self.drop_waiting(&format!("the run was rolled back to {to}: {reason}"));
+        self.audits.clear();
         while let Some(merge) = self.merges.back()
             && merge.revision.number > to.number
         {
@@ -443,6 +471,8 @@ impl Member {
             accepted: 0,
             returned: 0,
             record: None,
+            committed: None,
+            untaken: Default::default(),
             verdicts: std::collections::VecDeque::new(),
         }
     }
@@ -455,6 +485,8 @@ impl Member {
     }
 
     fn retire_feedback(&mut self) {
+        self.committed = None;
+        self.untaken.clear();
         self.retired_feedback.extend(self.feedback.take());
         while self.retired_feedback.len() > KEPT_RETIRED {
             self.retired_feedback.pop_front();

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{AssignmentId, Event, FeedbackId, Hash, NodeId, Regard, Revision, Run, WorkerId};
+use crate::{
+    AssignmentId, Commitment, Event, FeedbackId, Finding, Hash, NodeId, Regard, Revision, Run,
+    WorkerId,
+};
 
 /// Something that happened and asks for a decision.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +55,26 @@ pub enum Input {
         tokens_per_block: u64,
         /// The life of the error feedback it was taken from.
         feedback: FeedbackId,
+        /// What its worker commits itself to, where updates are audited.
+        commitment: Option<Commitment>,
+        /// A number that nobody could know before: whether and where the update is audited.
+        draw: u64,
+    },
+    /// A worker opened the chunks that were drawn of its update; their blob is durable.
+    Opened {
+        /// Of which update.
+        assignment: AssignmentId,
+        /// Who sent them (from the signature).
+        worker: WorkerId,
+        /// Their blob.
+        openings: Hash,
+    },
+    /// An audit asked for by [`Run::pending_audits`] ended.
+    Audited {
+        /// Of which update.
+        assignment: AssignmentId,
+        /// What it found.
+        finding: Finding,
     },
     /// The merge asked for by [`Run::pending_merge`] is computed and its blob is durable.
     MergeDone {
@@ -114,6 +137,8 @@ pub struct WorkerSight {
     pub last_heard_ms: u64,
     /// Whether it is to be given nothing new.
     pub draining: bool,
+    /// Whether its updates are merged before they are audited.
+    pub trusted: bool,
 }
 
 /// What is known of each worker. A worker that is not in it counts as silent.
@@ -127,6 +152,7 @@ pub fn fleet_after_restart(run: &Run, now_ms: u64) -> Fleet {
         blocks_per_second: 0.0,
         last_heard_ms: now_ms,
         draining: false,
+        trusted: false,
     };
     let members = run.members().filter(|(_, member)| member.present);
     members.map(|(worker, _)| (worker, unseen)).collect()

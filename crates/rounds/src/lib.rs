@@ -13,6 +13,7 @@
 //! worker is and whether it may take part (the coordinator), refused requests (they are no
 //! events, so that nobody can grow the log by being refused).
 
+mod audit;
 mod blocks;
 mod decide;
 mod event;
@@ -25,13 +26,16 @@ mod run;
 mod settings;
 mod shared;
 pub mod simulation;
+mod weight;
 
+pub use audit::{Audit, AuditBefore, AuditOutcome, AuditRules, Commitment, Finding};
 pub use event::{BlockRange, Event, EventKind, Regard};
 pub use ids::{AssignmentId, FeedbackId, Hash, NodeId, NotAHash, Revision, RunId, WorkerId};
 pub use input::{Decision, Fleet, Input, Refusal, WorkerSight, fleet_after_restart};
-pub use reads::{PendingMerge, PendingUpdate, weight};
+pub use reads::{PendingMerge, PendingUpdate};
 pub use run::{
     Checkpoint, Lease, Lineage, Member, MergeRecord, OpenRound, Outcome, Phase, RoundSummary, Run,
     STATE_VERSION, Totals, Verdict,
 };
 pub use settings::RoundSettings;
+pub use weight::{weight, weights};

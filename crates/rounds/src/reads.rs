@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::NodeId;
 use crate::run::WaitingUpdate;
 use crate::{
-    AssignmentId, BlockRange, Checkpoint, Hash, Lease, Lineage, Member, MergeRecord, OpenRound,
-    Outcome, Phase, Revision, RoundSettings, RoundSummary, Run, Totals, Verdict, WorkerId,
+    AssignmentId, Audit, BlockRange, Checkpoint, Hash, Lease, Lineage, Member, MergeRecord,
+    OpenRound, Outcome, Phase, Revision, RoundSettings, RoundSummary, Run, Totals, Verdict,
+    WorkerId,
 };
 
 /// A merge that someone must compute now; answered with [`crate::Input::MergeDone`].
@@ -29,6 +31,9 @@ pub struct PendingUpdate {
     pub assignment: AssignmentId,
     /// Who sent it.
     pub worker: WorkerId,
+    /// From which machine; older states don't know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
     /// The round it was assigned in; earlier than the merge's if it is late.
     pub round: u64,
     /// The weights it started from.
@@ -56,6 +61,7 @@ impl Run {
         PendingUpdate {
             assignment,
             worker: update.worker,
+            node: member.map(|member| member.node),
             round: update.round,
             base: update.base,
             payload: update.payload,
@@ -65,18 +71,6 @@ impl Run {
             record: member.and_then(|member| member.record),
         }
     }
-}
-
-/// The weight of an update in its merge: tokens² / steps, with blocks for steps.
-///
-/// The square over the steps is the elasticity rule of the training recipe: two workers
-/// that took equally many steps count by their batches, two with equal batches by their
-/// steps. Blocks stand for steps because a run fixes the steps in a block; with the fixed
-/// tokens in a block the weight is then proportional to the tokens. Tokens are what the
-/// coordinator counted, never what a worker claims.
-pub fn weight(update: &PendingUpdate) -> f32 {
-    let tokens = update.tokens as f64;
-    (tokens * tokens / update.blocks.max(1) as f64) as f32
 }
 
 impl Run {
@@ -296,7 +290,22 @@ impl Run {
     pub fn payloads_needed(&self) -> BTreeSet<Hash> {
         let waiting = self.waiting.values().map(|update| update.payload);
         let merged = self.merges.iter().flat_map(|merge| &merge.updates);
-        waiting.chain(merged.map(|update| update.payload)).collect()
+        let mut needed: BTreeSet<Hash> =
+            waiting.chain(merged.map(|update| update.payload)).collect();
+        for audit in self.audits.values() {
+            needed.insert(audit.payload);
+            needed.extend(audit.openings);
+            if let Some(before) = &audit.before {
+                needed.insert(before.payload);
+                needed.extend(before.taken_back.iter().map(|(payload, _)| *payload));
+            }
+        }
+        // Of these the next audit may be made.
+        for member in self.members.values() {
+            needed.extend(member.committed.iter().map(|last| last.payload));
+            needed.extend(member.untaken.values());
+        }
+        needed
     }
 
     /// All blobs that the run still needs: payloads, merges and checkpoints.
@@ -307,6 +316,26 @@ impl Run {
             needed.extend([checkpoint.weights, checkpoint.outer_state]);
         }
         needed
+    }
+
+    /// Updates that are being audited: a worker opens drawn chunks, someone trains again.
+    pub fn audits(&self) -> impl Iterator<Item = (AssignmentId, &Audit)> {
+        self.audits.iter().map(|(id, audit)| (*id, &**audit))
+    }
+
+    /// One of them.
+    pub fn audit(&self, assignment: AssignmentId) -> Option<&Audit> {
+        self.audits.get(&assignment).map(|audit| &**audit)
+    }
+
+    /// Audits that someone must make now, those first whose updates wait for them; answered
+    /// with [`crate::Input::Audited`].
+    pub fn pending_audits(&self) -> Vec<(AssignmentId, Audit)> {
+        let opened = self.audits().filter(|(_, audit)| audit.openings.is_some());
+        let mut pending: Vec<_> = opened.map(|(id, audit)| (id, audit.clone())).collect();
+        let held = |id: &AssignmentId| self.waiting.get(id).is_some_and(|update| update.held);
+        pending.sort_by_key(|(id, _)| (!held(id), *id));
+        pending
     }
 
     /// Accepted updates that wait for a merge.

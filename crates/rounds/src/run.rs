@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Committed;
 use crate::blocks::{BlockPool, Piece};
 use crate::shared::Shared;
 use crate::{
-    AssignmentId, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Regard, Revision,
+    AssignmentId, Audit, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Regard, Revision,
     RoundSettings, WorkerId,
 };
 
@@ -57,6 +58,9 @@ pub struct Run {
     pub(crate) leases: BTreeMap<AssignmentId, Shared<Lease>>,
     /// Accepted updates that are in no merge yet.
     pub(crate) waiting: BTreeMap<AssignmentId, Shared<WaitingUpdate>>,
+    /// Updates that are being audited.
+    #[serde(default)]
+    pub(crate) audits: BTreeMap<AssignmentId, Shared<Audit>>,
     pub(crate) merges: VecDeque<Shared<MergeRecord>>,
     pub(crate) checkpoints: Vec<Checkpoint>,
     pub(crate) rounds: VecDeque<Shared<RoundSummary>>,
@@ -171,6 +175,12 @@ pub struct Member {
     /// was compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<f32>,
+    /// Its last update in this life of error feedback, where updates are audited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) committed: Option<Committed>,
+    /// Payloads of this life of which it may still take something back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) untaken: BTreeMap<AssignmentId, Hash>,
     /// What became of its latest assignments, oldest first.
     pub verdicts: VecDeque<Verdict>,
 }
@@ -247,6 +257,9 @@ pub(crate) struct WaitingUpdate {
     pub payload_bytes: u64,
     pub tokens: u64,
     pub pieces: Vec<Piece>,
+    /// Whether it waits for its audit first.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// A merge that may still be needed: by nodes that catch up, or to recover the coordinator's
@@ -367,6 +380,7 @@ impl Default for Run {
             members: BTreeMap::new(),
             leases: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            audits: BTreeMap::new(),
             merges: VecDeque::new(),
             checkpoints: Vec::new(),
             rounds: VecDeque::new(),

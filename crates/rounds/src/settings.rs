@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::AuditRules;
+
 /// The part of a run file that the state machine reads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -31,6 +33,9 @@ pub struct RoundSettings {
     pub staleness_rounds: u64,
     /// A worker not heard of for this long counts as gone.
     pub silence_ms: u64,
+    /// Which updates are audited (filled in when the run is created).
+    #[serde(skip_serializing_if = "AuditRules::is_off")]
+    pub audit: AuditRules,
 }
 
 impl Default for RoundSettings {
@@ -48,6 +53,7 @@ impl Default for RoundSettings {
             stretch: 1.25,
             staleness_rounds: 2,
             silence_ms: 30_000,
+            audit: AuditRules::default(),
         }
     }
 }

@@ -161,6 +161,10 @@ pub struct TrainRequest {
     pub progress_from: f64,
     /// Progress of the run when all blocks are done.
     pub progress_to: f64,
+    /// Stop after so many blocks, with the rates of the whole assignment: what training again
+    /// does that ended early the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most_blocks: Option<u64>,
     /// Where to write the local weights that result (flat, canonical order).
     pub out: PathBuf,
     /// Slows training down by this factor by sleeping (1.0: not). For experiments with

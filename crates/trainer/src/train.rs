@@ -279,7 +279,10 @@ impl InnerLoop {
                 }
             }
             trained.blocks += 1;
-            if signals.finish.load(Ordering::Relaxed) {
+            let enough = request
+                .at_most_blocks
+                .is_some_and(|most| trained.blocks >= most);
+            if enough || signals.finish.load(Ordering::Relaxed) {
                 break;
             }
         }

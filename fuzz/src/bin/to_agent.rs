@@ -4,9 +4,10 @@
 #![no_main]
 
 use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
-use opengpu_protocol::operator::{Exported, ExportedFile, LogEntry, Sampled, TokenMade};
+use opengpu_protocol::identity::{AccountView, ClaimCode, KeyView};
+use opengpu_protocol::operator::{Exported, ExportedFile, LogEntry, Sampled, TokenMade, TokenView};
 use opengpu_protocol::wire::{
-    AssignmentPlan, BlobManifest, CheckpointRef, Enrolled, ErrorBody, Evaluation, History,
+    AssignmentPlan, BlobManifest, CheckpointRef, Drawn, Enrolled, ErrorBody, Evaluation, History,
     LedgerHead, LedgerProof, Machine, MergeRef, NodeView, Offered, Outcome, Plan, Reported,
     RoundView, RunPlan, RunView, Verdict, Welcome, WorkerPlan, WorkerView,
 };
@@ -41,6 +42,10 @@ const KINDS: &[Kind] = &[
     ("Exported", reads::<Exported>),
     ("Sampled", reads::<Sampled>),
     ("TokenMade", reads::<TokenMade>),
+    ("TokenView", reads::<TokenView>),
+    ("ClaimCode", reads::<ClaimCode>),
+    ("AccountView", reads::<AccountView>),
+    ("KeyView", reads::<KeyView>),
 ];
 
 /// A manifest that is accepted has a chunk for each MiB, and no more.
@@ -66,7 +71,13 @@ fn seeds() -> Vec<Seed> {
                 unix_ms: 1_790_000_000_000,
             },
         ),
-        seed("Enrolled", &Enrolled { node: NodeId(5) }),
+        seed(
+            "Enrolled",
+            &Enrolled {
+                node: NodeId(5),
+                pending: true,
+            },
+        ),
         seed(
             "Offered",
             &Offered {
@@ -113,6 +124,7 @@ fn seeds() -> Vec<Seed> {
             "TokenMade",
             &TokenMade {
                 token: "token".into(),
+                hash: example::hash(),
             },
         ),
         seed(
@@ -164,6 +176,10 @@ fn plans() -> Vec<Seed> {
         digest: example::hash(),
         assignment: Some(assignment),
         verdicts: verdicts.to_vec(),
+        open: vec![Drawn {
+            assignment: AssignmentId(7),
+            chunks: vec![0, 3],
+        }],
     };
     let worker = |device, run| WorkerPlan {
         worker: WorkerId(5),
@@ -210,6 +226,9 @@ fn views() -> Vec<Seed> {
         node: NodeId(2),
         name: "kitchen".into(),
         state: "active".into(),
+        vouched: false,
+        audits_passed: 12,
+        audits_failed: 1,
         connected: true,
         account: Some("alice".into()),
         machine,
@@ -307,6 +326,9 @@ fn log() -> Vec<Seed> {
             payload_bytes: 400,
             tokens: 5000,
             mergeable: true,
+            commitment: None,
+            audit: None,
+            held: false,
         },
         EventKind::RoundClosed {
             round,

@@ -87,6 +87,7 @@ fn seeds() -> Vec<Seed> {
                 feedback: FeedbackId(6),
                 loss: 6.875,
                 train_seconds: 0.1,
+                commitment: None,
             },
         ),
         seed("RunSpec", &example::spec()),

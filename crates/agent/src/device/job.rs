@@ -106,6 +106,7 @@ impl Device {
             run,
             lineage,
             parameters: layout.len(),
+            audited: spec.round.audit.enabled,
         };
         let journal = &self.journal;
         let (feedback, lost) = Feedback::open(
@@ -159,6 +160,7 @@ impl Device {
             run: job.run,
             lineage,
             parameters: job.layout.len(),
+            audited: job.spec.round.audit.enabled,
         };
         buffers.feedback = Feedback::start(&folder, &name, owner)?;
         job.put_back(buffers);
@@ -184,6 +186,31 @@ impl Device {
             lineage,
             feedback = feedback.0,
             "the run went back; error feedback and optimiser start anew"
+        );
+        Ok(())
+    }
+
+    /// Starts error feedback at zero under a new id: what the coordinator knows of the one there
+    /// is does not lead to it.
+    pub(super) async fn start_feedback(&mut self, why: &str) -> anyhow::Result<()> {
+        let (name, folder) = (self.feedback_name(), self.shared.folder.clone());
+        let job = self.job()?;
+        let mut buffers = job.take()?;
+        let owner = Owner {
+            run: job.run,
+            lineage: job.lineage,
+            parameters: job.layout.len(),
+            audited: job.spec.round.audit.enabled,
+        };
+        buffers.feedback = Feedback::start(&folder, &name, owner)?;
+        job.put_back(buffers);
+        let (run, feedback) = (job.run.0, job.feedback.0);
+        tracing::info!(
+            device = self.number,
+            run,
+            why,
+            feedback,
+            "error feedback starts at zero"
         );
         Ok(())
     }

@@ -7,12 +7,13 @@
 //! keep the device from training.
 
 mod job;
+mod opening;
 mod outbox;
 mod sync;
 mod train;
 mod trainer;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use opengpu_protocol::Client;
@@ -72,6 +73,8 @@ pub(crate) struct Device {
     job: Option<Job>,
     journal: Journal,
     outbox: Outbox,
+    /// When chunks of an update were opened last.
+    opened: BTreeMap<(RunId, AssignmentId), Instant>,
     /// Assignments that are over without an update in the journal; each run counts its own.
     given_up: VecDeque<(RunId, AssignmentId)>,
     /// Weights that were fetched anew because the coordinator disputed them, and when.
@@ -103,6 +106,7 @@ impl Device {
             trainer,
             job: None,
             outbox: Outbox::new(shared.client.clone(), &journal),
+            opened: BTreeMap::new(),
             journal,
             given_up: VecDeque::new(),
             fetched_anew: None,

@@ -270,6 +270,7 @@ impl Device {
                 }
             }
             Answer::Refused(reason) => {
+                self.distrust_feedback(run, assignment, &reason).await;
                 self.carry_out_verdict(
                     run,
                     Verdict {
@@ -296,6 +297,25 @@ impl Device {
         }
     }
 
+    /// Where updates are audited each must follow from the last accepted one. One that was
+    /// refused breaks that.
+    async fn distrust_feedback(&mut self, run: RunId, assignment: AssignmentId, reason: &str) {
+        let life = self
+            .journal
+            .get(run, assignment)
+            .map(|entry| entry.notice.feedback);
+        let broken = self.job.as_ref().is_some_and(|job| {
+            job.spec.round.audit.enabled && job.run == run && Some(job.feedback) == life
+        });
+        if broken && let Err(error) = self.start_feedback(reason).await {
+            tracing::error!(
+                device = self.number,
+                error = format!("{error:#}"),
+                "error feedback could not be started anew"
+            );
+        }
+    }
+
     /// An update that has a verdict, or whose sending was answered, was accepted.
     fn want_receipt(&self, run: RunId, assignment: AssignmentId) {
         if let Some(entry) = self.journal.get(run, assignment) {
@@ -311,6 +331,7 @@ impl Device {
         }
         let planned = self.plan().and_then(|plan| plan.run);
         if let Some(planned) = planned {
+            self.open_drawn(planned.run, &planned.open).await;
             for verdict in planned.verdicts {
                 self.carry_out_verdict(planned.run, verdict).await;
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use opengpu_protocol::wire::{Activity, AssignmentPlan, UpdateNotice};
-use opengpu_rounds::{AssignmentId, FeedbackId, Hash, RunId};
+use opengpu_rounds::{AssignmentId, Commitment, FeedbackId, Hash, RunId};
 use opengpu_trainer_protocol::{
     Progress, ReplyBody, RequestBody, SharedFile, Sign, TrainRequest, TrainerError,
 };
@@ -179,6 +179,7 @@ impl Device {
             seed: job.spec.seed,
             progress_from: assignment.progress_from,
             progress_to: assignment.progress_to,
+            at_most_blocks: None,
             out: out.clone(),
             slowdown,
         };
@@ -311,7 +312,7 @@ impl Device {
         let worker = self.worker.context("the device was not offered")?;
         let (base, out) = (assignment.base, out.to_owned());
         let mut journal = self.journal.clone();
-        let notice = move |payload: &[u8], feedback| UpdateNotice {
+        let notice = move |payload: &[u8], feedback, commitment| UpdateNotice {
             worker,
             assignment: id,
             base,
@@ -321,6 +322,7 @@ impl Device {
             feedback,
             loss: finite(trained.loss),
             train_seconds: finite(trained.seconds),
+            commitment,
         };
         let made = self
             .compute(move |job, buffers| {
@@ -340,7 +342,12 @@ impl Device {
         };
         match made {
             Ok(entry) => self.outbox.add(&entry),
-            Err(error) => self.give_up(id, &format!("its update could not be made: {error:#}")),
+            Err(error) => {
+                self.give_up(id, &format!("its update could not be made: {error:#}"));
+                if self.job()?.spec.round.audit.enabled {
+                    self.start_feedback("the update could not be made").await?;
+                }
+            }
         }
         Ok(())
     }
@@ -358,20 +365,40 @@ fn make_update(
     buffers: &mut Buffers,
     journal: &mut Journal,
     id: AssignmentId,
-    notice: impl FnOnce(&[u8], FeedbackId) -> UpdateNotice,
+    notice: impl FnOnce(&[u8], FeedbackId, Option<Commitment>) -> UpdateNotice,
     out: &Path,
 ) -> anyhow::Result<Entry> {
     let local = SharedFile::open(out).context("the trainer left no weights")?;
     let (layout, codec, decay) = (&job.layout, job.up(), job.spec.sync.feedback_decay);
     let Buffers { weights, feedback } = buffers;
     let (global, life) = (weights.as_f32(), feedback.id());
+    if job.spec.round.audit.enabled {
+        let local = local.as_f32();
+        return feedback.send_committed(
+            id,
+            layout,
+            |e| {
+                opengpu_merge::feedback::accumulate(codec, layout, decay, e, global, local)?;
+                Ok(())
+            },
+            |e, commitment| {
+                let payload = opengpu_merge::encode(codec, layout, e)?;
+                let entry = Entry {
+                    run: job.run,
+                    notice: notice(&payload, life, Some(commitment)),
+                };
+                journal.write(entry.clone(), &payload)?;
+                Ok(entry)
+            },
+        );
+    }
     let taken = feedback.send(id, |values| {
         let sent =
             opengpu_merge::feedback::send(codec, layout, decay, values, global, local.as_f32());
         let payload = sent?;
         let entry = Entry {
             run: job.run,
-            notice: notice(&payload, life),
+            notice: notice(&payload, life, None),
         };
         if let Err(error) = journal.write(entry.clone(), &payload) {
             // Back into the buffer: the progress goes into the next update instead.

@@ -117,12 +117,15 @@ async fn take_in(coordinator: &Coordinator, node: NodeId) -> ApiResult<NodeState
     let record = record
         .map_err(anyhow::Error::from)?
         .ok_or_else(|| anyhow::anyhow!("node {node} was just stored"))?;
+    let standing = coordinator.store().standing(node).await;
+    let standing = standing.map_err(anyhow::Error::from)?;
     coordinator.signatures().learn(&record);
     let mut memory = coordinator.fleet().lock();
     let known = memory.nodes.entry(node).or_insert(NodeMemory {
         name: record.name,
         machine: record.machine,
         state: record.state,
+        standing,
         stream: 0,
         connected: false,
         // A node that is new here was claimed by nobody.

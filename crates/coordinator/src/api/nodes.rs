@@ -37,6 +37,9 @@ pub async fn act(
     State(coordinator): State<Coordinator>,
     Segments((node, action)): Segments<(NodeId, String)>,
 ) -> ApiResult<Json<NodeView>> {
+    if let "vouch" | "distrust" = action.as_str() {
+        return vouch(&coordinator, node, action == "vouch").await;
+    }
     let state = match action.as_str() {
         "drain" => NodeState::Draining,
         "quarantine" => NodeState::Quarantined,
@@ -45,7 +48,9 @@ pub async fn act(
         _ => {
             return Err(ApiError::not_found(
                 "unknown_action",
-                format!("`{action}` is none of approve, drain, quarantine, ban, restore"),
+                format!(
+                    "`{action}` is none of approve, drain, quarantine, ban, restore, vouch, distrust"
+                ),
             ));
         }
     };
@@ -93,6 +98,35 @@ fn unfit(coordinator: &Coordinator, node: NodeId, action: &str) -> ApiError {
             format!("node {node} is {state}; {action} is for nodes that wait for approval"),
         ),
     }
+}
+
+/// Says whether the operator vouches for a node.
+async fn vouch(
+    coordinator: &Coordinator,
+    node: NodeId,
+    vouched: bool,
+) -> ApiResult<Json<NodeView>> {
+    if !coordinator.fleet().lock().nodes.contains_key(&node) {
+        return Err(unknown(node));
+    }
+    let store = coordinator.store();
+    store
+        .set_vouched(node, vouched)
+        .await
+        .map_err(anyhow::Error::from)?;
+    let action = if vouched {
+        "node.vouch"
+    } else {
+        "node.distrust"
+    };
+    store
+        .audit("operator", action, &node.to_string())
+        .await
+        .map_err(anyhow::Error::from)?;
+    crate::standing::learn_standing(coordinator, node).await?;
+    node_view(coordinator, node)
+        .map(Json)
+        .ok_or_else(|| unknown(node))
 }
 
 pub(super) fn unknown(node: NodeId) -> ApiError {

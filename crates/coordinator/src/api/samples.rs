@@ -6,15 +6,15 @@ use opengpu_protocol::operator::{
     TokenRequest, TokenState, TokenView,
 };
 use opengpu_protocol::wire::{
-    Activity, AssignmentPlan, BlobManifest, CheckpointRef, DatasetManifest, Enrol, Enrolled,
+    Activity, AssignmentPlan, BlobManifest, CheckpointRef, DatasetManifest, Drawn, Enrol, Enrolled,
     ErrorBody, Evaluation, Hello, History, LedgerHead, LedgerProof, Machine, MergeRef, NodeView,
     Offer, Offered, Outcome, Plan, Report, Reported, RoundView, RunPlan, RunView, ShardRef,
     TokenShards, UpdateNotice, Verdict, Welcome, WorkerPlan, WorkerView,
 };
 use opengpu_protocol::{RunSpec, SyncSettings, TrustSettings};
 use opengpu_rounds::{
-    AssignmentId, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Revision, RoundSettings,
-    RunId, WorkerId,
+    AssignmentId, BlockRange, Commitment, Event, EventKind, FeedbackId, Hash, NodeId, Revision,
+    RoundSettings, RunId, WorkerId,
 };
 use opengpu_trainer_protocol::{InnerSettings, ModelConfig};
 use serde::Serialize;
@@ -69,6 +69,10 @@ fn agent() -> Vec<(&'static str, Value)> {
                     progress_to: 0.04,
                 }),
                 verdicts: vec![verdict.clone()],
+                open: vec![Drawn {
+                    assignment: AssignmentId(8),
+                    chunks: vec![0, 17],
+                }],
             }),
         }],
     };
@@ -156,6 +160,11 @@ fn agent() -> Vec<(&'static str, Value)> {
                 feedback: FeedbackId(77),
                 loss: 3.25,
                 train_seconds: 14.5,
+                commitment: Some(Commitment {
+                    root: HASH,
+                    previous: Some(AssignmentId(7)),
+                    taken_back: vec![AssignmentId(7)],
+                }),
             }),
         ),
         ("Verdict", value(verdict)),
@@ -212,6 +221,9 @@ fn operator() -> Vec<(&'static str, Value)> {
                 node: NodeId(1),
                 name: "attic".into(),
                 state: "active".into(),
+                vouched: false,
+                audits_passed: 12,
+                audits_failed: 0,
                 connected: true,
                 account: Some("alice".into()),
                 machine: machine(),

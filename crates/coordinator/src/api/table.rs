@@ -88,6 +88,14 @@ fn agent() -> Vec<Endpoint> {
             .says("Stores an update's payload after checking it: for a node that holds an assignment. The body may have as many bytes as the run's codec can make of its model.")
             .reads_bytes(BodyRule::Payload)
             .within(A_DAY),
+        Endpoint::put(
+            "/v1/runs/{run}/openings/{assignment}/{hash}",
+            Node,
+            updates::openings,
+        )
+        .says("Opens the chunks that the node's plan draws of an audited update of its own; the address ends in the BLAKE3 hash of the body.")
+        .reads_bytes(BodyRule::Payload)
+        .within(A_DAY),
         Endpoint::post("/v1/runs/{run}/updates", Node, updates::post)
             .says("Announces a stored payload as the update of an assignment. Repeating it is harmless.")
             .reads("UpdateNotice", SMALL)
@@ -213,7 +221,7 @@ fn operator_rest() -> Vec<Endpoint> {
             .says("Revokes a key of a node for ever; a node without keys must enrol anew.")
             .answers("[KeyView]"),
         Endpoint::post("/v1/nodes/{node}/{action}", Operator, nodes::act)
-            .says("Tells a node's place: `approve`, `drain`, `quarantine`, `ban` or `restore`.")
+            .says("Tells a node's place: `approve`, `drain`, `quarantine`, `ban` or `restore`, and whether the operator vouches for it: `vouch` or `distrust`.")
             .answers("NodeView"),
         Endpoint::post("/v1/tokens", Operator, tokens::make)
             .says("Makes an enrolment token; it is shown only once.")

@@ -4,6 +4,7 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use opengpu_merge::audit::openings_bytes;
 use opengpu_protocol::wire::{UpdateNotice, Verdict};
 use opengpu_rounds::{AssignmentId, Hash, Input, NodeId, RunId};
 
@@ -14,9 +15,12 @@ use super::intake::{drain, store};
 use super::runs::find;
 use super::workers::check;
 use crate::Coordinator;
-use crate::driver::LiveRun;
+use crate::driver::{LiveRun, drawn};
 use crate::metrics::CodeLabel;
 use crate::plan;
+
+/// Of a body that nobody asked for so much is read, so that its sender gets to hear the answer.
+const SMALL_BODY: u64 = 1 << 20;
 
 /// `PUT /v1/runs/{run}/payloads/{hash}`
 pub async fn payload(
@@ -54,6 +58,51 @@ pub async fn payload(
     Ok(StatusCode::OK)
 }
 
+/// `PUT /v1/runs/{run}/openings/{assignment}/{hash}`
+pub async fn openings(
+    State(coordinator): State<Coordinator>,
+    SignedNode(node): SignedNode,
+    Segments((run, assignment, hash)): Segments<(RunId, AssignmentId, Hash)>,
+    request: Request,
+) -> ApiResult<StatusCode> {
+    let run = find(&coordinator, run)?;
+    let asked = {
+        let state = run.state();
+        let audit = state.audit(assignment);
+        let own = audit.filter(|audit| {
+            let member = state.member(audit.worker);
+            member.is_some_and(|member| member.node == node)
+        });
+        own.map(|audit| (audit.worker, drawn(&run, audit), audit.before.is_some()))
+    };
+    let (parts, body) = request.into_parts();
+    let Some((worker, chunks, has_before)) = asked else {
+        drain(body, SMALL_BODY).await;
+        return Err(ApiError::conflict(
+            "no_such_audit",
+            format!("no openings of update {assignment} are asked of node {node}"),
+        ));
+    };
+    let expected = openings_bytes(&run.layout, &chunks, has_before) as u64;
+    if declared_length(&parts.headers).is_some_and(|bytes| bytes != expected) {
+        return Err(ApiError::unacceptable(
+            "bad_openings",
+            format!("openings of these chunks have {expected} bytes"),
+        ));
+    }
+    store(&coordinator, hash, body, expected).await?;
+    let input = Input::Opened {
+        assignment,
+        worker,
+        openings: hash,
+    };
+    let answer = run.ask(input, None).await?;
+    match answer.refusal {
+        Some(refusal) => Err(ApiError::conflict(refusal.code, refusal.message)),
+        None => Ok(StatusCode::OK),
+    }
+}
+
 /// `POST /v1/runs/{run}/updates`
 pub async fn post(
     State(coordinator): State<Coordinator>,
@@ -73,6 +122,8 @@ pub async fn post(
         payload_bytes: bytes,
         tokens_per_block: run.tokens_per_block(),
         feedback: notice.feedback,
+        commitment: notice.commitment,
+        draw: rand::random(),
     };
     let answer = run.ask(input, Some(notice.loss)).await?;
     if let Some(refusal) = answer.refusal {

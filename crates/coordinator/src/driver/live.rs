@@ -115,6 +115,8 @@ pub struct LiveRun {
     changes: Mutex<Option<watch::Sender<u64>>>,
     not_driven: Mutex<Option<String>>,
     trouble: Mutex<Option<String>>,
+    /// Audits that someone is making.
+    auditing: Mutex<BTreeSet<AssignmentId>>,
 }
 
 impl LiveRun {
@@ -151,6 +153,7 @@ impl LiveRun {
             changes: Mutex::new(Some(watch::Sender::new(0))),
             not_driven: Mutex::default(),
             trouble: Mutex::default(),
+            auditing: Mutex::default(),
         };
         Ok((
             Arc::new(run),
@@ -259,6 +262,16 @@ impl LiveRun {
             drop(known);
             self.changed();
         }
+    }
+
+    /// Audits that someone is making.
+    pub(super) fn auditing(&self) -> MutexGuard<'_, BTreeSet<AssignmentId>> {
+        self.auditing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody is making this audit any more.
+    pub(super) fn forget_audit(&self, assignment: AssignmentId) {
+        self.auditing().remove(&assignment);
     }
 
     /// Says why nobody drives it any more.

@@ -3,7 +3,9 @@
 //! asks for (a merge, a checkpoint, an evaluation) is done beside it and comes back as
 //! another input, so that nothing here ever waits for arithmetic.
 
+mod auditor;
 mod effects;
+mod entries;
 mod evaluator;
 mod live;
 mod open;
@@ -12,6 +14,7 @@ mod task;
 mod weights_file;
 mod workshop;
 
+pub use auditor::{AuditJob, Auditor, QUEUE as AUDITS, drawn};
 pub use evaluator::{Evaluate, QUEUE, measure};
 pub use live::{LiveRun, Mailbox, is_over};
 pub use open::open;

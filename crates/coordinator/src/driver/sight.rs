@@ -27,6 +27,9 @@ pub fn sight(run: &LiveRun, memory: &Memory) -> Fleet {
         if !may_work(state) {
             continue;
         }
+        let standing = memory.nodes.get(&worker.node).map(|node| node.standing);
+        let probation = run.spec.trust.probation_audits;
+        let trusted = standing.is_some_and(|standing| standing.is_trusted(probation));
         let report = worker.report.as_ref().filter(|report| report.run == run.id);
         let holds = report.filter(|report| run.digest_of(report.revision) == Some(report.digest));
         fleet.insert(
@@ -37,6 +40,7 @@ pub fn sight(run: &LiveRun, memory: &Memory) -> Fleet {
                 last_heard_ms: worker.heard_ms,
                 // One that was given away finishes what it holds and gets nothing new here.
                 draining: state == NodeState::Draining || worker.run != Some(run.id),
+                trusted,
             },
         );
     }

@@ -7,15 +7,17 @@ use opengpu_ledger::{Entry, EntryKind};
 use opengpu_rounds::{Event, EventKind, Input, Phase, Regard};
 use tokio::sync::mpsc;
 
+use super::auditor::AuditJob;
 use super::effects::Effects;
+use super::entries::entries;
 use super::evaluator::Evaluate;
 use super::live::{Answer, DriveError, LiveRun, Mailbox, Message};
 use super::open::{Opened, SNAPSHOT_FORMAT, open};
 use super::sight::sight;
 use super::workshop::{Done, Workshop};
 use crate::Coordinator;
-use crate::clock::unix_ms;
 use crate::metrics::CodeLabel;
+use crate::standing::learn_standing;
 use crate::store::{AppendError, RoundMetric};
 
 /// Events after which the state is stored as a snapshot.
@@ -45,7 +47,7 @@ pub async fn drive(
     run: Arc<LiveRun>,
     opened: (crate::store::OwnerEpoch, u64, u64),
     mailbox: Mailbox,
-    evaluations: mpsc::Sender<Evaluate>,
+    (evaluations, audits): (mpsc::Sender<Evaluate>, mpsc::Sender<AuditJob>),
 ) {
     let Mailbox {
         mut messages,
@@ -70,7 +72,7 @@ pub async fn drive(
             head,
             snapshot,
         },
-        effects: Effects::new(run.jobs(), evaluations),
+        effects: Effects::new(run.jobs(), evaluations, audits),
     };
     driver.effects.look(&run);
     let shutdown = coordinator.shutdown_token();
@@ -166,7 +168,13 @@ impl Driver {
         if decision.events.is_empty() {
             return Ok(Ok(answer));
         }
-        let entries = self.entries(&decision.events);
+        let entries = match self.entries(&decision.events).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::error!(run = %self.run.id, error = format!("{error:#}"), "the ledger can't be read");
+                return Ok(Err(DriveError::NotStored(self.run.id)));
+            }
+        };
         let started = Instant::now();
         let appended = self
             .coordinator
@@ -187,6 +195,7 @@ impl Driver {
             Ok(head) => {
                 self.opened.head = head;
                 self.fold(&decision.events, loss);
+                self.note_audits(&entries).await;
                 Ok(Ok(answer))
             }
             Err(error @ AppendError::Fenced { .. }) => Err(Stop(error.to_string())),
@@ -203,34 +212,19 @@ impl Driver {
     }
 
     /// What these events write into the ledger.
-    fn entries(&self, events: &[Event]) -> Vec<Entry> {
-        let state = self.run.state();
-        let entry = |event: &Event| match &event.kind {
-            EventKind::UpdateAccepted {
-                assignment,
-                blocks_completed,
-                payload,
-                tokens,
-                ..
-            } => {
-                let lease = state.lease(*assignment)?;
-                Some(Entry {
-                    at_unix_ms: unix_ms(),
-                    node: state.member(lease.worker)?.node,
-                    worker: lease.worker,
-                    assignment: *assignment,
-                    round: lease.round,
-                    kind: EntryKind::Accepted {
-                        blocks: *blocks_completed,
-                        tokens: *tokens,
-                        megaflops: self.run.megaflops(*tokens),
-                        payload: *payload,
-                    },
-                })
+    async fn entries(&self, events: &[Event]) -> anyhow::Result<Vec<Entry>> {
+        entries(self.coordinator.store(), &self.run, events).await
+    }
+
+    /// Brings up to date what is known of the nodes that were audited, who may be in quarantine
+    /// now.
+    async fn note_audits(&self, entries: &[Entry]) {
+        let audited = |entry: &&Entry| matches!(entry.kind, EntryKind::Audited { .. });
+        for entry in entries.iter().filter(audited) {
+            if let Err(error) = learn_standing(&self.coordinator, entry.node).await {
+                tracing::error!(node = %entry.node, error = format!("{error:#}"), "a node's standing can't be read");
             }
-            _ => None,
-        };
-        events.iter().filter_map(entry).collect()
+        }
     }
 
     /// After the database failed nobody knows what it kept: the log says.
@@ -306,6 +300,15 @@ impl Driver {
                     }
                     tracing::info!(run = %self.run.id, round, %revision, "merge is durable");
                     self.note_merged(*round);
+                }
+                EventKind::Audited {
+                    assignment,
+                    finding,
+                    ..
+                } => {
+                    self.run.forget_audit(*assignment);
+                    let code = finding.code.clone();
+                    metrics.audits.get_or_create(&CodeLabel { code }).inc();
                 }
                 EventKind::Checkpointed { revision, .. } => {
                     tracing::info!(run = %self.run.id, %revision, "checkpoint is durable");

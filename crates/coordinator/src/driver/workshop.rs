@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use opengpu_merge::{Layout, OuterSettings, OuterState, Weighted, merge_round, subtract};
 use opengpu_rounds::{
-    Checkpoint, Hash, MergeRecord, PendingMerge, PendingUpdate, Regard, Revision, Run, weight,
+    Checkpoint, Hash, MergeRecord, PendingMerge, PendingUpdate, Regard, Revision, Run, weights,
 };
 use opengpu_trainer_protocol::SharedFolder;
 use tokio::sync::{mpsc, oneshot};
@@ -443,10 +443,11 @@ fn compute(
 ) -> Computed {
     let weighted: Vec<Weighted> = updates
         .iter()
+        .zip(weights(updates))
         .zip(payloads)
-        .map(|(update, payload)| Weighted {
+        .map(|((update, weight), payload)| Weighted {
             payload,
-            weight: weight(update),
+            weight,
             record: update.record,
         })
         .collect();
@@ -470,15 +471,16 @@ fn compute(
 
 /// The findings of the arithmetic in the words of the log.
 fn regards(updates: &[PendingUpdate], found: &[opengpu_merge::Regard]) -> Vec<Regard> {
-    let total: f64 = updates.iter().map(|update| f64::from(weight(update))).sum();
-    let of = |(update, found): (&PendingUpdate, &opengpu_merge::Regard)| Regard {
-        counted: (f64::from(found.share) * total / f64::from(weight(update))) as f32,
+    let weights = weights(updates);
+    let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+    let of = |(weight, found): (&f32, &opengpu_merge::Regard)| Regard {
+        counted: (f64::from(found.share) * total / f64::from(*weight)) as f32,
         agreement: found.agreement,
         record: found.record,
         needed: found.needed,
         twin: found.twin.map(|(other, _)| updates[other].assignment),
     };
-    updates.iter().zip(found).map(of).collect()
+    weights.iter().zip(found).map(of).collect()
 }
 
 async fn read_payloads(

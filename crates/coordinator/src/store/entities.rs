@@ -141,6 +141,14 @@ entity!(ledger_hash, "ledger_hash", {
     hash: String,
 });
 
+entity!(standing, "standing", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    node: i64,
+    vouched: bool,
+    passed: i64,
+    failed: i64,
+});
+
 entity!(audit, "audit", {
     #[sea_orm(primary_key)]
     id: i64,

@@ -8,6 +8,7 @@ use sea_orm::{
 };
 
 use super::ledger::insert_entries;
+use super::standing::{Audited, count_audits};
 use super::{
     ROWS_PER_STATEMENT, Result, Store, StoreError,
     entities::{credit, event, run},
@@ -136,7 +137,9 @@ impl Store {
         }
         insert_events(&tx, id, expected_seq, encoded).await?;
         insert_credits(&tx, id, &credits).await?;
+        correct_credits(&tx, id, entries).await?;
         insert_entries(&tx, id, entries).await?;
+        count_audits(&tx, &audits_of(events, entries)).await?;
         tx.commit().await?;
         Ok(new_seq)
     }
@@ -359,6 +362,49 @@ async fn insert_credits(tx: &impl ConnectionTrait, run: i64, credits: &[Credit])
             .await?;
     }
     Ok(())
+}
+
+/// Corrections change the sums as they change the ledger.
+async fn correct_credits(tx: &impl ConnectionTrait, run: i64, entries: &[Entry]) -> Result<()> {
+    for entry in entries {
+        let EntryKind::Corrected { tokens, .. } = entry.kind else {
+            continue;
+        };
+        credit::Entity::update_many()
+            .col_expr(
+                credit::Column::Tokens,
+                Expr::col(credit::Column::Tokens).add(tokens),
+            )
+            .filter(credit::Column::Run.eq(run))
+            .filter(credit::Column::Assignment.eq(to_db(entry.assignment.0)?))
+            .exec(tx)
+            .await?;
+    }
+    Ok(())
+}
+
+/// What these audits do to their nodes: who, from the ledger; whether it was proven, from the
+/// event.
+fn audits_of(events: &[Event], entries: &[Entry]) -> Vec<Audited> {
+    let proven = |assignment| {
+        events.iter().any(|event| match &event.kind {
+            EventKind::Audited {
+                assignment: of,
+                finding,
+                ..
+            } => *of == assignment && finding.is_proven(),
+            _ => false,
+        })
+    };
+    let audited = |entry: &Entry| match entry.kind {
+        EntryKind::Audited { outcome, .. } => Some(Audited {
+            node: entry.node,
+            outcome,
+            proven: proven(entry.assignment),
+        }),
+        _ => None,
+    };
+    entries.iter().filter_map(audited).collect()
 }
 
 fn decode(row: event::Model) -> Result<StoredEvent> {

@@ -17,6 +17,7 @@ impl MigratorTrait for Migrator {
             Box::new(identity::TokenTerms),
             Box::new(identity::NodeKeys),
             Box::new(identity::Accounts),
+            Box::new(NodeStanding),
         ]
     }
 }
@@ -333,6 +334,40 @@ impl MigrationTrait for Ledger {
     async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
         Err(DbErr::Migration(
             "what is in a ledger can't be taken out of it".into(),
+        ))
+    }
+}
+
+/// How far each node is trusted: audits passed and failed, and whether an operator vouches for
+/// it. Nodes from before have no row, and are on probation in runs that audit.
+struct NodeStanding;
+
+impl MigrationName for NodeStanding {
+    fn name(&self) -> &str {
+        "m0006_standing"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for NodeStanding {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let standings = keyed(
+            "standing",
+            &["node"],
+            vec![
+                integer("node"),
+                required("vouched").boolean().take(),
+                integer("passed"),
+                integer("failed"),
+            ],
+        );
+        let standings = owned_by(standings, "standing", "node", "node");
+        manager.create_table(standings).await
+    }
+
+    async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
+        Err(DbErr::Migration(
+            "what was found about nodes is not forgotten".into(),
         ))
     }
 }

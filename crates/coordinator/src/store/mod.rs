@@ -27,6 +27,7 @@ mod nodes;
 mod open;
 mod runs;
 mod snapshots;
+mod standing;
 mod tokens;
 mod workers;
 
@@ -40,7 +41,8 @@ pub use measurements::{RoundMetric, StoredEvaluation};
 pub use nodes::{Admission, EnrolError, NodeRecord, NodeState, UnknownState};
 pub use runs::{CreateRunError, RunRecord};
 pub use snapshots::Snapshot;
-pub use tokens::TokenRecord;
+pub use standing::{Audited, Standing};
+pub use tokens::{LOCAL_LABEL, TokenRecord};
 pub use workers::WorkerRecord;
 
 use sea_orm::{DatabaseConnection, DbErr};

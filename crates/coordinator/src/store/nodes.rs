@@ -11,6 +11,8 @@ use sea_orm::{
     sea_query::Expr,
 };
 
+use super::standing::vouch;
+use super::tokens::LOCAL_LABEL;
 use super::{
     Result, Store, StoreError,
     entities::{node, node_key, token},
@@ -191,6 +193,10 @@ impl Store {
             tx.rollback().await?;
             return self.node_with_key(public_key).await?.ok_or(bar);
         }
+        let is_local = match admission {
+            Admission::Token(hash) => is_local(&tx, hash).await?,
+            Admission::Without(_) => false,
+        };
         let state = match admission {
             Admission::Token(_) => NodeState::Active,
             Admission::Without(state) => state,
@@ -209,6 +215,9 @@ impl Store {
         let id = inserted?.last_insert_id;
         match insert_key(&tx, id, public_key, now_ms).await {
             Ok(()) => {
+                if is_local {
+                    vouch(&tx, id).await?;
+                }
                 tx.commit().await?;
                 Ok(NodeId(from_db(id)))
             }
@@ -338,6 +347,12 @@ async fn take_token(
     let token = token::Entity::find_by_id(hash.to_string()).one(tx).await?;
     let token = token.ok_or(EnrolError::UnknownToken)?;
     Ok(Some(barred(&token, now_ms)))
+}
+
+/// Whether a token is the one for agents on the coordinator's own machine.
+async fn is_local(tx: &DatabaseTransaction, hash: Hash) -> Result<bool, EnrolError> {
+    let token = token::Entity::find_by_id(hash.to_string()).one(tx).await?;
+    Ok(token.is_some_and(|token| token.label == LOCAL_LABEL))
 }
 
 /// Why a token admits nobody.

@@ -7,6 +7,10 @@ use sea_orm::{
 
 use super::{Result, Store, entities::token, from_db, to_db, unix_ms};
 
+/// Label of the enrolment token for agents on the coordinator's own machine: nodes that enrol
+/// with it are vouched for, as they are the operator's.
+pub const LOCAL_LABEL: &str = "this machine";
+
 /// An enrolment token as an operator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRecord {

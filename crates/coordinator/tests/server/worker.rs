@@ -248,6 +248,7 @@ impl Worker {
             feedback: self.feedback,
             loss: 3.5,
             train_seconds: 1.0,
+            commitment: None,
         }
     }
 

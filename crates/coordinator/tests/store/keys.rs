@@ -143,6 +143,7 @@ async fn as_before(db: &Database) {
         "UPDATE node SET public_key = (SELECT public_key FROM node_key WHERE node_key.node = node.id)",
         "CREATE UNIQUE INDEX node_public_key ON node (public_key)",
         "DROP TABLE node_key",
+        "DROP TABLE standing",
         "DELETE FROM seaql_migrations WHERE version >= 'm0004'",
     ] {
         connection.execute_unprepared(statement).await.unwrap();

@@ -98,6 +98,9 @@ pub fn round(round: u64) -> (Vec<Event>, Vec<Entry>) {
             payload_bytes: 50_000,
             tokens,
             mergeable: true,
+            commitment: None,
+            audit: None,
+            held: false,
         });
         entries.push(Entry {
             at_unix_ms: opened_ms + 1,

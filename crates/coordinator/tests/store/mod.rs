@@ -17,6 +17,7 @@ mod postgres;
 mod retention;
 mod runs;
 mod samples;
+mod standing;
 
 use opengpu_coordinator::store::Store;
 use tempfile::TempDir;

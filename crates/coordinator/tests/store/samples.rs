@@ -89,6 +89,9 @@ pub fn accepted(at_ms: u64, assignment: u64, worker: u64, tokens: u64) -> (Event
             payload_bytes: 1_234,
             tokens,
             mergeable: true,
+            commitment: None,
+            audit: None,
+            held: false,
         },
     };
     let entry = Entry {

@@ -3,10 +3,9 @@
 use ed25519_dalek::SigningKey;
 use opengpu_ledger::tree::{Frontier, TreeHash, plan_consistency, plan_inclusion};
 use opengpu_ledger::{
-    AuditOutcome, Code, Entry, EntryKind, Finite, Head, INTEGER_LIMIT, Origin, Receipt,
-    VerifierKey, append,
+    Code, Entry, EntryKind, Finite, Head, INTEGER_LIMIT, Origin, Receipt, VerifierKey, append,
 };
-use opengpu_rounds::{AssignmentId, Hash, NodeId, RunId, WorkerId};
+use opengpu_rounds::{AssignmentId, AuditOutcome, Hash, NodeId, RunId, WorkerId};
 use proptest::prelude::*;
 
 /// A day in 2026, in milliseconds since 1970.

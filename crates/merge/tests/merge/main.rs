@@ -3,6 +3,7 @@
 
 mod aggregation;
 mod allocation;
+mod audit;
 mod breakdown;
 mod clipping;
 mod collusion;

@@ -31,6 +31,12 @@ pub enum NodeCommand {
     /// Undo a drain, a quarantine or a ban
     #[command(after_help = "Example:\n  opengpu node restore 2")]
     Restore(NodeTarget),
+    /// Trust a node as your own: its updates need not pass audits before they are merged
+    #[command(after_help = "Example:\n  opengpu node vouch 2")]
+    Vouch(NodeTarget),
+    /// Take `vouch` back
+    #[command(after_help = "Example:\n  opengpu node distrust 2")]
+    Distrust(NodeTarget),
     /// Give the node that showed this code to an account
     #[command(after_help = "Example:\n  opengpu node claim K7Q0-M1TB --account alice")]
     Claim {

@@ -19,7 +19,13 @@ pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
         client.act_on_node(NodeId(target.id), action).await?;
         let view = client.node_view(NodeId(target.id)).await?;
         show(json, &view, |view| {
-            println!("node {} ({}) is {}", view.node, view.name, view.state);
+            println!(
+                "node {} ({}) is {}, {}",
+                view.node,
+                view.name,
+                view.state,
+                trust(view)
+            );
         })
     };
     match command {
@@ -37,6 +43,8 @@ pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
         NodeCommand::Quarantine(target) => act(target, NodeAction::Quarantine).await,
         NodeCommand::Ban(target) => act(target, NodeAction::Ban).await,
         NodeCommand::Restore(target) => act(target, NodeAction::Restore).await,
+        NodeCommand::Vouch(target) => act(target, NodeAction::Vouch).await,
+        NodeCommand::Distrust(target) => act(target, NodeAction::Distrust).await,
         NodeCommand::Claim {
             code,
             account,
@@ -75,6 +83,7 @@ fn list(nodes: &[NodeView]) {
                 node.name.clone(),
                 node.state.clone(),
                 node.account.clone().unwrap_or_else(|| "-".to_owned()),
+                trust(node),
                 if node.connected { "yes" } else { "no" }.to_owned(),
                 node.machine.platform.clone(),
                 node.machine.cores.to_string(),
@@ -90,6 +99,7 @@ fn list(nodes: &[NodeView]) {
             "NAME",
             "STATE",
             "ACCOUNT",
+            "AUDITS",
             "CONNECTED",
             "PLATFORM",
             "CORES",
@@ -99,4 +109,14 @@ fn list(nodes: &[NodeView]) {
         ],
         &rows,
     );
+}
+
+/// How far a node's audits let it be trusted.
+fn trust(node: &NodeView) -> String {
+    match (node.vouched, node.audits_passed, node.audits_failed) {
+        (true, _, 0) => "vouched for".into(),
+        (true, _, failed) => format!("vouched for, {failed} failed"),
+        (false, passed, 0) => format!("{passed} passed"),
+        (false, passed, failed) => format!("{passed} passed, {failed} failed"),
+    }
 }

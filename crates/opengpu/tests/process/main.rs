@@ -4,6 +4,7 @@
     reason = "a test that cannot go on should say where"
 )]
 
+mod audits;
 mod bad_input;
 mod cluster;
 mod faults;

@@ -104,6 +104,19 @@ impl Client {
         .await
     }
 
+    /// `PUT /v1/runs/{run}/openings/{assignment}/{hash}`.
+    pub async fn put_openings(
+        &self,
+        run: RunId,
+        assignment: AssignmentId,
+        hash: Hash,
+        openings: Bytes,
+    ) -> Result<(), ClientError> {
+        let operation = format!("open drawn chunks of update {assignment} of run {run}");
+        let path = format!("/v1/runs/{run}/openings/{assignment}/{hash}");
+        self.done(&Call::bytes(operation, path, openings)).await
+    }
+
     /// `POST /v1/runs/{run}/updates`.
     pub async fn post_update(&self, run: RunId, notice: &UpdateNotice) -> Result<(), ClientError> {
         let operation = format!("send the update of assignment {}", notice.assignment);

@@ -1,6 +1,7 @@
 //! What a worker commits itself to, what it opens of it, and what an audit found.
 
 use super::{Deciding, Granted, refuse};
+use crate::audit::NOT_OPENED;
 use crate::explain::seconds;
 use crate::{
     AssignmentId, AuditOutcome, Commitment, EventKind, Finding, Hash, Member, Outcome, Refusal,
@@ -119,7 +120,7 @@ impl Deciding<'_> {
                 assignment,
                 finding: Finding {
                     outcome: AuditOutcome::Failed,
-                    code: "not_opened".into(),
+                    code: NOT_OPENED.into(),
                     reason,
                     measured: None,
                     allowed: None,

@@ -54,7 +54,7 @@ impl Deciding<'_> {
             return Ok(());
         }
         let why = format!("it was stopped: {reason}");
-        if self.run().current.is_some() && self.run().waiting.len() >= self.run().quorum() {
+        if self.run().current.is_some() && self.run().mergeable() >= self.run().quorum() {
             // What was accepted is not thrown away: the run ends with one more merge.
             self.close_round(&why);
         }

@@ -1,5 +1,6 @@
 //! Deciding: what follows from an input, as events. Pure; the state is not touched.
 
+mod audit;
 mod control;
 mod members;
 mod rounds;
@@ -84,6 +85,15 @@ impl Deciding<'_> {
             Input::FeedbackReset { worker, feedback } => self.reset_feedback(*worker, *feedback),
             Input::Leave { worker, reason } => self.leave(*worker, reason),
             Input::Update { .. } => self.update(input),
+            Input::Opened {
+                assignment,
+                worker,
+                openings,
+            } => self.opened(*assignment, *worker, *openings),
+            Input::Audited {
+                assignment,
+                finding,
+            } => self.audited(*assignment, finding),
             Input::MergeDone { .. } => self.merge_done(input),
             Input::MergeFailed { reason } => self.merge_failed(reason),
             Input::CheckpointDone {

@@ -11,6 +11,12 @@ const WORTHWHILE_PARTS: u64 = 4;
 impl Deciding<'_> {
     /// Decides all that time and state allow, until only an input or time can change more.
     pub(super) fn advance(&mut self) {
+        if matches!(
+            self.run().phase,
+            Phase::Forming | Phase::Training | Phase::Collecting
+        ) {
+            self.expire_audits();
+        }
         // One turn abandons or closes a round, the next opens one; an opened round always
         // has an outstanding lease, so this ends. The bound only guards against mistakes.
         for _ in 0..8 {
@@ -130,7 +136,7 @@ impl Deciding<'_> {
             return;
         };
         let quorum = run.quorum();
-        let waiting = run.waiting.len();
+        let waiting = run.mergeable();
         let outstanding: Vec<_> = run.outstanding(open.round).collect();
         let silent = outstanding.iter();
         let silent = silent.filter(|worker| run.is_silent(**worker, self.now_ms, self.fleet));
@@ -198,7 +204,8 @@ impl Deciding<'_> {
             return;
         };
         let round = open.round;
-        let updates = run.waiting.keys().copied().collect();
+        let mergeable = run.waiting.iter().filter(|(_, update)| !update.held);
+        let updates = mergeable.map(|(assignment, _)| *assignment).collect();
         self.emit(EventKind::RoundClosed {
             round,
             updates,

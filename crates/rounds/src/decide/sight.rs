@@ -8,6 +8,18 @@ impl Run {
         self.settings.quorum.max(1) as usize
     }
 
+    /// Accepted updates that a merge could take now.
+    pub(crate) fn mergeable(&self) -> usize {
+        self.waiting.values().filter(|update| !update.held).count()
+    }
+
+    /// Whether an update of `worker` is held for its audit. It gets nothing new until then, so
+    /// that what waits for audits is bounded by the number of workers.
+    pub(crate) fn is_held(&self, worker: WorkerId) -> bool {
+        let mut waiting = self.waiting.values();
+        waiting.any(|update| update.held && update.worker == worker)
+    }
+
     /// Whether nothing was heard of `worker` for longer than `silence_ms`.
     pub(crate) fn is_silent(&self, worker: WorkerId, now_ms: u64, fleet: &Fleet) -> bool {
         fleet.get(&worker).is_none_or(|sight| {
@@ -23,6 +35,7 @@ impl Run {
             member.present
                 && member.feedback.is_some()
                 && !self.is_silent(**worker, now_ms, fleet)
+                && !self.is_held(**worker)
                 && fleet
                     .get(worker)
                     .is_some_and(|sight| !sight.draining && sight.revision == Some(self.revision))
@@ -42,6 +55,7 @@ impl Run {
                 && last_round.is_some()
                 && member.last_round == last_round
                 && !owing.contains(worker)
+                && !self.is_held(**worker)
                 && !self.is_silent(**worker, now_ms, fleet)
                 && fleet.get(worker).is_some_and(|sight| {
                     !sight.draining

@@ -15,6 +15,8 @@ impl Deciding<'_> {
             payload_bytes,
             tokens_per_block,
             feedback,
+            ref commitment,
+            draw,
         } = input
         else {
             return Ok(());
@@ -48,6 +50,7 @@ impl Deciding<'_> {
                 ),
             );
         }
+        self.check_commitment(member, commitment.as_ref())?;
         if blocks_completed == 0 {
             let reason = "none of its blocks was completed".to_owned();
             self.emit(EventKind::LeaseReturned { assignment, reason });
@@ -58,7 +61,13 @@ impl Deciding<'_> {
         }
         let (mergeable, round) = (member.proven, lease.round);
         let late = run.round().saturating_sub(round);
+        let rules = run.settings.audit;
+        let trusted = self.fleet.get(&worker).is_some_and(|sight| sight.trusted);
+        let audit = rules.picks(trusted, run.audits.len(), draw).then_some(draw);
+        let held = rules.enabled && !trusted;
+        let commitment = commitment.clone().filter(|_| rules.enabled);
         self.explain(match (mergeable, late) {
+            (true, _) if held => "accepted; it waits for its audit, and then for its merge".into(),
             (false, _) => "accepted and credited; a joiner's first update is not merged".into(),
             (true, 0) => "accepted; it waits for its merge".into(),
             (true, late) => format!(
@@ -73,6 +82,9 @@ impl Deciding<'_> {
             payload_bytes,
             tokens: blocks_completed.saturating_mul(tokens_per_block),
             mergeable,
+            commitment,
+            audit,
+            held,
         });
         Ok(())
     }

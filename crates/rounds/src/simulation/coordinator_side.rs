@@ -270,10 +270,12 @@ impl World<'_> {
             blocks_per_second: measured,
             last_heard_ms: owner.clock(clocks),
             draining,
+            trusted: id.0 % 2 == 1,
         };
         owner.fleet.insert(id, sight);
         let rotten = verified.is_none() && holds.is_some();
         self.ask(epoch, Input::Tick);
+        self.audit_some(epoch);
         if rotten {
             // The answer to a report with another digest: fetch the weights again.
             self.workers[worker].holds = None;
@@ -299,6 +301,8 @@ impl World<'_> {
         let known = self.owner(epoch).and_then(|owner| owner.run.member(id));
         let fits = known.is_some_and(|member| member.feedback == Some(sent.feedback));
         let in_log = self.log.invariants.holds(assignment, sent.payload);
+        let commitment = self.commitment_of(epoch, id, sent.payload);
+        let draw = self.random.random();
         let answer = self.ask(
             epoch,
             Input::Update {
@@ -310,6 +314,8 @@ impl World<'_> {
                 payload_bytes: 100,
                 tokens_per_block: 512,
                 feedback: sent.feedback,
+                commitment,
+                draw,
             },
         );
         if answer == Some(Ok(())) && !in_log && !fits {

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::{
-    AssignmentId, BlockRange, Event, EventKind, Hash, Revision, RoundSettings, Run, WorkerId,
+    AssignmentId, AuditOutcome, BlockRange, Event, EventKind, Hash, Revision, RoundSettings, Run,
+    WorkerId,
 };
 
 /// An assignment as the log tells it.
@@ -14,6 +15,11 @@ struct Given {
     blocks: Vec<BlockRange>,
     /// Blocks and whether it may be merged, once an update was accepted.
     accepted: Option<(u64, bool, Hash)>,
+    tokens: u64,
+    /// Whether it waits for its audit.
+    held: bool,
+    /// Whether it is being audited.
+    audited: bool,
     returned: bool,
 }
 
@@ -160,7 +166,13 @@ impl Invariants {
         })?;
         (self.epoch, self.at_ms) = (epoch, event.at_ms);
         ensure(
-            !self.finished || matches!(event.kind, EventKind::Checkpointed { .. }),
+            !self.finished
+                || matches!(
+                    event.kind,
+                    EventKind::Checkpointed { .. }
+                        | EventKind::Audited { .. }
+                        | EventKind::AuditOpened { .. }
+                ),
             || "something was decided after the end".into(),
         )?;
         match &event.kind {
@@ -219,6 +231,7 @@ impl Invariants {
             }
             EventKind::Assigned { .. } => self.check_assigned(&event.kind)?,
             EventKind::UpdateAccepted { .. } => self.check_accepted(&event.kind)?,
+            EventKind::Audited { .. } => self.check_audited(&event.kind)?,
             EventKind::LeaseReturned { assignment, reason } => {
                 ensure(!reason.is_empty(), || {
                     "a lease returned without a reason".into()
@@ -288,6 +301,7 @@ impl Invariants {
                 self.finished = true;
             }
             EventKind::Forming
+            | EventKind::AuditOpened { .. }
             | EventKind::Gathering { .. }
             | EventKind::Paused { .. }
             | EventKind::Resumed
@@ -362,6 +376,9 @@ impl Invariants {
             round: *round,
             blocks: blocks.clone(),
             accepted: None,
+            tokens: 0,
+            held: false,
+            audited: false,
             returned: false,
         };
         let before = self.given.insert(*assignment, given);
@@ -377,6 +394,8 @@ impl Invariants {
             payload,
             tokens,
             mergeable,
+            audit,
+            held,
             ..
         } = kind
         else {
@@ -403,7 +422,11 @@ impl Invariants {
         ensure(*mergeable == proven, || {
             "only a joiner's first update is not merged".into()
         })?;
+        ensure(!held || audit.is_some(), || {
+            "held for an audit that nobody makes".into()
+        })?;
         given.accepted = Some((*blocks_completed, *mergeable, *payload));
+        (given.tokens, given.held, given.audited) = (*tokens, *held, audit.is_some());
         let kept = if *mergeable {
             *blocks_completed as usize
         } else {
@@ -413,6 +436,46 @@ impl Invariants {
             self.held.remove(block);
         }
         *self.credited.entry(given.worker).or_default() += tokens;
+        Ok(())
+    }
+
+    fn check_audited(&mut self, kind: &EventKind) -> Result<(), String> {
+        let EventKind::Audited {
+            assignment,
+            finding,
+            merge,
+        } = kind
+        else {
+            return Ok(());
+        };
+        let given = self
+            .given
+            .get_mut(assignment)
+            .ok_or("an audit of no assignment")?;
+        ensure(std::mem::take(&mut given.audited), || {
+            "an update was audited twice".into()
+        })?;
+        ensure(!merge || finding.outcome == AuditOutcome::Passed, || {
+            "merged although its audit did not pass".into()
+        })?;
+        let failed = finding.outcome == AuditOutcome::Failed;
+        if failed && let Some(credited) = self.credited.get_mut(&given.worker) {
+            *credited -= given.tokens;
+        }
+        let merging = self.merged.contains(assignment) || self.closing.contains(assignment);
+        let dropped = failed || (given.held && !merge);
+        if let Some((completed, true, _)) = given.accepted
+            && dropped
+            && !merging
+        {
+            for block in numbers(&given.blocks, completed) {
+                self.held.remove(&block);
+            }
+            // Not to be merged any more.
+            given.held = true;
+        } else {
+            given.held = false;
+        }
         Ok(())
     }
 
@@ -435,7 +498,7 @@ impl Invariants {
                 .ok_or("a merged update of no assignment")?;
             let (completed, mergeable, _) =
                 given.accepted.ok_or("a merged update was never accepted")?;
-            ensure(mergeable, || {
+            ensure(mergeable && !given.held, || {
                 format!("update {assignment} may not be merged")
             })?;
             for block in numbers(&given.blocks, completed) {

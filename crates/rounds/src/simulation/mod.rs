@@ -6,6 +6,7 @@
 //! Everything follows from the seed. Invariants are checked on every event as it is appended;
 //! the first one that does not hold ends the simulation and is in the [`Report`].
 
+mod audits;
 mod coordinator_side;
 mod ending;
 mod faults;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::RoundSettings;
+use crate::{AuditRules, RoundSettings};
 
 /// A fleet and what happens to it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,10 @@ impl SimulationSettings {
             stretch: if random.random_bool(0.5) { 1.0 } else { 1.5 },
             staleness_rounds: random.random_range(0..4),
             silence_ms: random.random_range(8_000..40_000),
+            audit: AuditRules {
+                enabled: seed.is_multiple_of(3),
+                rate: 0.3,
+            },
         };
         let faults = match seed % 4 {
             0 => Faults::none(),

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use opengpu_rounds::{Event, FeedbackId, Input, Outcome, RoundSettings, Run, WorkerId};
+use opengpu_rounds::{
+    AuditOutcome, AuditRules, Event, FeedbackId, Input, Outcome, RoundSettings, Run, WorkerId,
+};
 
 use crate::story::{Story, revision, settings};
 
@@ -142,10 +144,19 @@ fn eventful() -> Vec<Event> {
     let rules = RoundSettings {
         rounds: 6,
         min_workers: 2,
+        audit: AuditRules {
+            enabled: true,
+            rate: 0.0,
+        },
         ..settings()
     };
     let mut story = Story::training(rules, 3);
+    let first = story.assignment(1).unwrap();
+    story.fleet.get_mut(&WorkerId(1)).unwrap().trusted = false;
     story.whole_round(3);
+    story.fleet.get_mut(&WorkerId(1)).unwrap().trusted = true;
+    story.open(first, 1).unwrap();
+    story.audited(first, AuditOutcome::Failed).unwrap();
     story.checkpoint();
     story.join(4).unwrap();
     story.see(4, 2.0);
@@ -246,6 +257,8 @@ fn golden_logs_fold_to_the_state_they_always_did() {
     assert!(logs > 0, "there is no golden log");
     let all = [
         "assigned",
+        "audit_opened",
+        "audited",
         "checkpointed",
         "collecting",
         "created",

@@ -66,6 +66,8 @@ fn input() -> impl Strategy<Value = Input> {
                 payload_bytes: 3,
                 tokens_per_block: 10,
                 feedback,
+                commitment: None,
+                draw: 0,
             }
         ),
         1 => (0..6u64, hash(), prop::collection::vec(-0.5f32..1.5, 0..4)).prop_map(
@@ -129,6 +131,7 @@ fn rules() -> impl Strategy<Value = RoundSettings> {
                     stretch: 1.0,
                     staleness_rounds,
                     silence_ms: 6_000,
+                    audit: opengpu_rounds::AuditRules::default(),
                 }
             },
         )
@@ -197,6 +200,7 @@ impl History {
                     blocks_per_second: *speed,
                     last_heard_ms: self.now_ms,
                     draining: *draining,
+                    trusted: true,
                 };
                 self.fleet.insert(WorkerId(*worker), sight);
                 self.act(&Input::Tick);
@@ -220,6 +224,8 @@ impl History {
                         payload_bytes: 3,
                         tokens_per_block: 10,
                         feedback,
+                        commitment: None,
+                        draw: 0,
                     };
                     self.act(&update);
                 }
@@ -303,6 +309,9 @@ fn stray() -> impl Strategy<Value = EventKind> {
             payload_bytes: 1,
             tokens: 1,
             mergeable: true,
+            commitment: None,
+            audit: None,
+            held: false,
         }),
         (0..5u64, reason()).prop_map(|(round, reason)| EventKind::RoundClosed {
             round,

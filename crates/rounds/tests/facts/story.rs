@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use opengpu_rounds::{
-    AssignmentId, Decision, Event, EventKind, FeedbackId, Fleet, Hash, Input, NodeId, Outcome,
-    PendingUpdate, Phase, Regard, Revision, RoundSettings, Run, WorkerId, WorkerSight,
+    AssignmentId, AuditOutcome, AuditRules, Commitment, Decision, Event, EventKind, FeedbackId,
+    Finding, Fleet, Hash, Input, NodeId, Outcome, PendingUpdate, Phase, Regard, Revision,
+    RoundSettings, Run, WorkerId, WorkerSight,
 };
 
 pub const TOKENS_PER_BLOCK: u64 = 100;
@@ -35,6 +36,7 @@ pub fn settings() -> RoundSettings {
         stretch: 1.0,
         staleness_rounds: 2,
         silence_ms: 5_000,
+        audit: AuditRules::default(),
     }
 }
 
@@ -167,6 +169,7 @@ impl Story {
             blocks_per_second: speed,
             last_heard_ms: self.now_ms,
             draining: false,
+            trusted: true,
         };
         self.fleet.insert(WorkerId(worker), sight);
         self.act(Input::Tick).unwrap();
@@ -211,7 +214,42 @@ impl Story {
             payload_bytes: 10,
             tokens_per_block: TOKENS_PER_BLOCK,
             feedback: self.feedback[&WorkerId(worker)],
+            commitment: self.commitment_of(worker),
+            draw: 0,
         }
+    }
+
+    /// What an honest worker commits itself to.
+    fn commitment_of(&self, worker: u64) -> Option<Commitment> {
+        let worker = WorkerId(worker);
+        let (assignment, _) = self.run.assignment_of(worker)?;
+        let mut owners = BTreeMap::new();
+        let mut previous = None;
+        for event in &self.log {
+            match &event.kind {
+                EventKind::Assigned {
+                    assignment, worker, ..
+                } => drop(owners.insert(*assignment, *worker)),
+                EventKind::WorkerJoined { worker: who, .. }
+                | EventKind::FeedbackReset { worker: who, .. }
+                    if *who == worker =>
+                {
+                    previous = None;
+                }
+                EventKind::UpdateAccepted { assignment, .. }
+                    if owners.get(assignment) == Some(&worker) =>
+                {
+                    previous = Some(*assignment);
+                }
+                _ => {}
+            }
+        }
+        let rules = self.run.settings().audit;
+        rules.enabled.then(|| Commitment {
+            root: hash(format!("root {assignment}")),
+            previous,
+            taken_back: Vec::new(),
+        })
     }
 
     /// A worker sends its whole update; answers with its name.
@@ -220,6 +258,33 @@ impl Story {
         let assignment = self.assignment(worker).unwrap();
         self.act(input).unwrap();
         assignment
+    }
+
+    /// A worker opens the chunks that were drawn of its update.
+    pub fn open(&mut self, assignment: AssignmentId, worker: u64) -> Result<(), &'static str> {
+        self.act(Input::Opened {
+            assignment,
+            worker: WorkerId(worker),
+            openings: hash(format!("openings {assignment}")),
+        })
+    }
+
+    /// An audit ends.
+    pub fn audited(
+        &mut self,
+        assignment: AssignmentId,
+        outcome: AuditOutcome,
+    ) -> Result<(), &'static str> {
+        self.act(Input::Audited {
+            assignment,
+            finding: Finding {
+                outcome,
+                code: "progress_differs".into(),
+                reason: "its progress is not what training gives".into(),
+                measured: Some(0.5),
+                allowed: Some(0.1),
+            },
+        })
     }
 
     /// The pending merge is computed.

@@ -20,6 +20,7 @@ fn train() -> RequestBody {
         seed: 0,
         progress_from: 0.0,
         progress_to: 0.1,
+        at_most_blocks: None,
         out: "out".into(),
         slowdown: 1.0,
     })

@@ -150,6 +150,7 @@ impl Bench {
             seed: 3,
             progress_from: 0.1,
             progress_to: 0.5,
+            at_most_blocks: None,
             out: self.path(out),
             slowdown: 1.0,
         }

@@ -1,0 +1,157 @@
+//! How far each node is trusted: audits passed and failed, and whether an operator vouches for
+//! it. Written in the transaction of the events that it follows from, so that it always agrees
+//! with the ledgers.
+
+use opengpu_rounds::{AuditOutcome, NodeId};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter,
+    TransactionTrait, sea_query::Expr,
+};
+
+use super::entities::{node, standing};
+use super::nodes::NodeState;
+use super::{Result, Store, from_db, to_db};
+
+/// Failures without a proof (chunks that were not opened) after which a node is put in
+/// quarantine: a machine may be switched off at the wrong moment, but not each time.
+const UNPROVEN_FAILURES: i64 = 3;
+
+/// How far a node is trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// An operator vouches for it: its updates are audited as those of a trusted node.
+    pub vouched: bool,
+    /// Audits passed since the last one that it failed.
+    pub passed: u64,
+    /// Audits failed, ever.
+    pub failed: u64,
+}
+
+/// What an audit did to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Audited {
+    /// Whose update it was.
+    pub node: NodeId,
+    /// What was found.
+    pub outcome: AuditOutcome,
+    /// Whether a failure was proven, by openings or by training again.
+    pub proven: bool,
+}
+
+impl Standing {
+    /// Whether its updates are merged before they are audited, where a new node passes so
+    /// many audits first.
+    pub fn is_trusted(&self, probation_audits: u32) -> bool {
+        self.vouched || self.passed >= probation_audits.into()
+    }
+}
+
+impl Store {
+    /// What is known of each node that was audited or vouched for.
+    pub async fn standings(&self) -> Result<Vec<(NodeId, Standing)>> {
+        let rows = standing::Entity::find().all(&self.reader).await?;
+        let read = |row: standing::Model| {
+            let standing = Standing {
+                vouched: row.vouched,
+                passed: from_db(row.passed),
+                failed: from_db(row.failed),
+            };
+            (NodeId(from_db(row.node)), standing)
+        };
+        Ok(rows.into_iter().map(read).collect())
+    }
+
+    /// What is known of one node.
+    pub async fn standing(&self, node: NodeId) -> Result<Standing> {
+        let standings = self.standings().await?;
+        let found = standings.into_iter().find(|(id, _)| *id == node);
+        Ok(found.map(|(_, standing)| standing).unwrap_or_default())
+    }
+
+    /// Says whether an operator vouches for a node.
+    pub async fn set_vouched(&self, node: NodeId, vouched: bool) -> Result<()> {
+        let tx = self.writer.begin().await?;
+        set_vouched(&tx, to_db(node.0)?, vouched).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+/// Counts audits. Returns the nodes that were put in quarantine for them.
+pub(super) async fn count_audits(
+    tx: &impl ConnectionTrait,
+    audits: &[Audited],
+) -> Result<Vec<NodeId>> {
+    let mut quarantined = Vec::new();
+    for audit in audits {
+        let id = to_db(audit.node.0)?;
+        let (passed, failed) = match audit.outcome {
+            AuditOutcome::Undecided => continue,
+            AuditOutcome::Passed => (Expr::col(standing::Column::Passed).add(1), 0),
+            AuditOutcome::Failed => (Expr::value(0), 1),
+        };
+        ensure_row(tx, id).await?;
+        standing::Entity::update_many()
+            .col_expr(standing::Column::Passed, passed)
+            .col_expr(
+                standing::Column::Failed,
+                Expr::col(standing::Column::Failed).add(failed),
+            )
+            .filter(standing::Column::Node.eq(id))
+            .exec(tx)
+            .await?;
+        if failed == 0 {
+            continue;
+        }
+        let row = standing::Entity::find_by_id(id).one(tx).await?;
+        let failures = row.map_or(0, |row| row.failed);
+        if !audit.proven && failures < UNPROVEN_FAILURES {
+            continue;
+        }
+        let changed = node::Entity::update_many()
+            .col_expr(
+                node::Column::State,
+                Expr::value(NodeState::Quarantined.as_str()),
+            )
+            .filter(node::Column::Id.eq(id))
+            .filter(
+                node::Column::State
+                    .is_in([NodeState::Active.as_str(), NodeState::Draining.as_str()]),
+            )
+            .exec(tx)
+            .await?
+            .rows_affected;
+        if changed == 1 {
+            quarantined.push(audit.node);
+        }
+    }
+    Ok(quarantined)
+}
+
+/// Marks a node that was just taken in as one that an operator vouches for.
+pub(super) async fn vouch(tx: &impl ConnectionTrait, node: i64) -> Result<()> {
+    set_vouched(tx, node, true).await
+}
+
+async fn set_vouched(tx: &impl ConnectionTrait, node: i64, vouched: bool) -> Result<()> {
+    ensure_row(tx, node).await?;
+    standing::Entity::update_many()
+        .col_expr(standing::Column::Vouched, Expr::value(vouched))
+        .filter(standing::Column::Node.eq(node))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+async fn ensure_row(tx: &impl ConnectionTrait, node: i64) -> Result<()> {
+    standing::Entity::insert(standing::ActiveModel {
+        node: Set(node),
+        vouched: Set(false),
+        passed: Set(0),
+        failed: Set(0),
+    })
+    .on_conflict_do_nothing_on([standing::Column::Node])
+    .exec_without_returning(tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! Audits from end to end: strangers on probation, one of whom trains on other data than it was
+//! given. The others' trainers are the real one; the liar's is too, behind a script that changes
+//! what it is told.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use opengpu_agent::{AgentSettings, DeviceSettings};
+use opengpu_protocol::wire::NodeView;
+use opengpu_rounds::{AuditOutcome, Event, EventKind, NodeId, Outcome};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{Cluster, OPENGPU, opengpu};
+use crate::invariants;
+
+const RUN: &str = "evaluate_every = 0\n[inner]\nstate = \"reset\"\n\
+                   [trust]\naudit_rate = 0.2\nprobation_audits = 2\n";
+
+/// An agent in this process that was given a token of its own, and its trainer.
+struct Stranger {
+    name: &'static str,
+    shutdown: CancellationToken,
+    running: tokio::task::JoinHandle<Result<(), opengpu_agent::AgentError>>,
+    home: PathBuf,
+}
+
+impl Stranger {
+    fn join(cluster: &Cluster, name: &'static str, program: PathBuf) -> Self {
+        let url = cluster.url();
+        let token = ["node", "token", "--label", name, "--uses", "1", "--json"];
+        let token = opengpu(&cluster.home(), &[&token[..], &["--url", &url]].concat());
+        let token: serde_json::Value = serde_json::from_str(&token).unwrap();
+        let home = cluster.folder.path().join(name);
+        let shutdown = CancellationToken::new();
+        let settings = AgentSettings {
+            home: home.clone(),
+            server: Some(url),
+            token: Some(token["token"].as_str().unwrap().to_owned()),
+            name: name.to_owned(),
+            devices: vec![DeviceSettings {
+                program,
+                args: vec!["trainer".into()],
+                threads: Some(1),
+                memory_bytes: None,
+                device: Some("cpu".into()),
+                slowdown: 1.0,
+            }],
+            shutdown: shutdown.clone(),
+        };
+        let running = tokio::spawn(opengpu_agent::run(settings));
+        Self {
+            name,
+            shutdown,
+            running,
+            home,
+        }
+    }
+
+    async fn leave(self) {
+        self.shutdown.cancel();
+        self.running.await.unwrap().unwrap();
+        opengpu_agent::forget(&self.home).unwrap();
+    }
+}
+
+async fn node(cluster: &Cluster, name: &str) -> Option<NodeView> {
+    let nodes = cluster.client().nodes().await.unwrap();
+    nodes.into_iter().find(|node| node.name == name)
+}
+
+/// Outcomes of the audits of a node's updates.
+fn audits(log: &[Event], node: NodeId) -> Vec<AuditOutcome> {
+    let mut workers = Vec::new();
+    let mut given = Vec::new();
+    let mut outcomes = Vec::new();
+    for event in log {
+        match &event.kind {
+            EventKind::WorkerJoined {
+                worker, node: of, ..
+            } if *of == node => workers.push(*worker),
+            EventKind::Assigned {
+                assignment, worker, ..
+            } if workers.contains(worker) => given.push(*assignment),
+            EventKind::Audited {
+                assignment,
+                finding,
+                ..
+            } if given.contains(assignment) => outcomes.push(finding.outcome),
+            _ => {}
+        }
+    }
+    outcomes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_trains_on_other_data_is_found_by_its_first_audit_and_an_honest_stranger_is_trusted() {
+    let cluster = Cluster::with_nodes(2).await;
+    let script = cluster.folder.path().join("lying-trainer");
+    let lie = format!("#!/bin/sh\nsed -u 's/\"seed\":[0-9]*/\"seed\":99/' | {OPENGPU} \"$@\"\n");
+    std::fs::write(&script, lie).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let honest = Stranger::join(&cluster, "honest", OPENGPU.into());
+    let liar = Stranger::join(&cluster, "liar", script);
+    let run = cluster.submit(400, 2, RUN);
+
+    let started = Instant::now();
+    loop {
+        let found = node(&cluster, liar.name).await;
+        let found = found.is_some_and(|node| node.state == "quarantined");
+        let trusted = node(&cluster, honest.name).await;
+        let trusted = trusted.is_some_and(|node| node.audits_passed >= 3);
+        if found && trusted {
+            break;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(240),
+            "found: {found}, trusted: {trusted}; nodes: {:#?}\n{}",
+            cluster.client().nodes().await.unwrap(),
+            cluster.log("coordinator")
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let url = cluster.url();
+    opengpu(&cluster.home(), &["run", "stop", "1", "--url", &url]);
+    // Not settled: who is in quarantine fetches no last merge.
+    while cluster.client().run(run).await.unwrap().phase != "finished" {
+        assert!(started.elapsed() < Duration::from_secs(300), "not stopped");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let log = invariants::whole_log(&cluster.client(), run).await;
+    let id = node(&cluster, liar.name).await.unwrap().node;
+    let of_liar = audits(&log, id);
+    assert_eq!(of_liar[0], AuditOutcome::Failed, "{of_liar:?}");
+    let other = node(&cluster, honest.name).await.unwrap();
+    let of_honest = audits(&log, other.node);
+    assert!(!of_honest.contains(&AuditOutcome::Failed), "{of_honest:?}");
+    for name in ["node-0", "node-1"] {
+        let node = node(&cluster, name).await.unwrap();
+        assert_eq!((node.vouched, node.audits_failed), (true, 0), "{name}");
+    }
+    // The first audits decide before anything is merged.
+    let state = opengpu_rounds::Run::from_events(&log);
+    let merged = |node: NodeId| {
+        let members = state
+            .members()
+            .filter(move |(_, member)| member.node == node);
+        members
+            .flat_map(|(_, member)| &member.verdicts)
+            .filter(|verdict| matches!(verdict.outcome, Outcome::Merged { .. }))
+            .count()
+    };
+    assert_eq!(merged(id), 0, "nothing of the liar is in the weights");
+    assert!(merged(other.node) >= 1, "what the stranger did is");
+
+    // The ledger says so to everybody, and its sums are the run's.
+    let out = cluster.folder.path().join("ledger");
+    let folder = out.to_str().unwrap();
+    opengpu(
+        &cluster.home(),
+        &["ledger", "export", "1", "--url", &url, "--out", folder],
+    );
+    let report = opengpu(&cluster.home(), &["ledger", "verify", folder, "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["totals"]["tokens"], state.totals().tokens);
+    assert_eq!(report["totals"]["audits_failed"], of_liar.len());
+    let nodes = report["nodes"].as_array().unwrap();
+    let of = |id: NodeId| nodes.iter().find(|node| node["node"] == id.0).unwrap();
+    assert_eq!(of(id)["tokens"], 0, "no credit for what was not done");
+
+    // An operator can take it back.
+    opengpu(
+        &cluster.home(),
+        &["node", "restore", &id.to_string(), "--url", &url],
+    );
+    assert_eq!(node(&cluster, liar.name).await.unwrap().state, "active");
+    honest.leave().await;
+    liar.leave().await;
+}
