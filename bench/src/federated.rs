@@ -5,8 +5,8 @@ use opengpu_dataset::TokenStream;
 use opengpu_merge::{Layout, OuterState, Weighted, feedback, merge_round};
 use opengpu_protocol::{Aggregator, SyncSettings, TrustSettings, outer_settings};
 use opengpu_rounds::{
-    FeedbackId, Fleet, Hash, Input, NodeId, Regard, RoundSettings, Run, WorkerId, WorkerSight,
-    weights as weights_of,
+    FeedbackId, Fleet, Hash, Input, NodeId, Regard, RoundSettings, Run, WEIGHING, WorkerId,
+    WorkerSight, weights as weights_of,
 };
 use opengpu_trainer::{InnerLoop, Signals, fresh_weights};
 use opengpu_trainer_protocol::{InnerSettings, TrainRequest};
@@ -151,7 +151,7 @@ impl Federated {
             let weighted: Vec<Weighted> = pending
                 .updates
                 .iter()
-                .zip(weights_of(&pending.updates))
+                .zip(weights_of(WEIGHING, &pending.updates))
                 .map(|(update, weight)| Weighted {
                     payload: &payloads[&update.worker],
                     weight,

@@ -237,9 +237,12 @@ fn distances(
 ) -> Vec<f64> {
     let chunks = layout.chunk_ranges();
     chunks
-        .map(|range| {
+        .enumerate()
+        .map(|(chunk, range)| {
             let opened = Opened {
                 start: range.start,
+                chunk,
+                unsent: 0.0,
                 progress: progress[range].to_vec(),
             };
             opened.distance(base, auditor, typical)

@@ -113,6 +113,7 @@ pub fn verdict(verdict: &opengpu_rounds::Verdict) -> Verdict {
     };
     Verdict {
         assignment: verdict.assignment,
+        accepted: verdict.payload.is_some(),
         outcome,
     }
 }

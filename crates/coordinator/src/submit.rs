@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use opengpu_protocol::RunSpec;
 use opengpu_protocol::wire::DatasetManifest;
-use opengpu_rounds::Run;
+use opengpu_rounds::{Run, WEIGHING};
 use opengpu_trainer_protocol::ModelConfig;
 
 use crate::Coordinator;
@@ -89,6 +89,7 @@ fn complete(mut spec: RunSpec, dataset: &DatasetManifest) -> ApiResult<RunSpec> 
     }
     spec.round.blocks_per_epoch = blocks;
     spec.round.audit = spec.audit_rules();
+    spec.round.weighing = WEIGHING;
     spec.model = Some(model);
     Ok(spec)
 }

@@ -53,10 +53,11 @@ fn default_checkpoint_every() -> u64 {
     10
 }
 
-/// Tolerances of audits by precision: well above what honest trainings differ by, well below what
-/// a worker differs by that leaves out a tenth of its steps.
-const FLOAT32_TOLERANCE: f64 = 0.01;
-const BFLOAT16_TOLERANCE: f64 = 0.07;
+/// Tolerances of audits by precision, and what is added to them divided by the number of steps:
+/// well above what honest trainings differ by, below what a worker differs by that leaves out a
+/// tenth of its steps.
+const FLOAT32_TOLERANCE: (f64, f64) = (0.01, 0.06);
+const BFLOAT16_TOLERANCE: (f64, f64) = (0.07, 0.1);
 
 /// What protects a run from workers that send something else than they should.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -150,14 +151,19 @@ impl Default for SyncSettings {
 }
 
 impl RunSpec {
-    /// How far a worker's progress may be from the auditor's. In float32 two machines differ
-    /// by rounding alone; where each may choose bfloat16, by that (`docs/audits.md`, the figures).
-    pub fn audit_tolerance(&self) -> f64 {
-        let needed = match self.inner.precision {
+    /// How far a worker's progress over so many blocks may be from the auditor's. In float32 two
+    /// machines differ by rounding alone; where each may choose bfloat16, by that, and over the
+    /// first few steps of an optimiser that starts at zero by more (`docs/audits.md`, the figures).
+    pub fn audit_tolerance(&self, blocks: u64) -> f64 {
+        let batch = self.inner.batch_sequences.max(1);
+        let steps = (blocks as f64 * (self.block_sequences / batch) as f64).max(1.0);
+        let (long, few_steps) = match self.inner.precision {
             Precision::Float32 => FLOAT32_TOLERANCE,
             Precision::Auto | Precision::Bfloat16 => BFLOAT16_TOLERANCE,
         };
-        self.trust.audit_tolerance.unwrap_or(needed)
+        self.trust
+            .audit_tolerance
+            .unwrap_or(long + few_steps / steps)
     }
 
     /// Which updates are audited: any, where an assignment is a pure function of what is public.

@@ -163,11 +163,19 @@ pub struct AssignmentPlan {
     pub progress_to: f64,
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// What became of an update.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The update's assignment.
     pub assignment: AssignmentId,
+    /// Whether an update was accepted for it. If not, and one was made, the worker's next update
+    /// of a run that audits can't follow from that one.
+    #[serde(default = "yes")]
+    pub accepted: bool,
     /// What.
     #[serde(flatten)]
     pub outcome: Outcome,

@@ -64,6 +64,9 @@ pub struct Audit {
     pub accepted_ms: u64,
     /// Drawn when the update was accepted: decides which chunks are opened.
     pub draw: u64,
+    /// Whether the update is merged only once this passed.
+    #[serde(default)]
+    pub held: bool,
     /// The opened chunks, once they came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub openings: Option<Hash>,

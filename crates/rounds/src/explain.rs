@@ -110,11 +110,20 @@ impl Run {
         let for_round = self.round_wakes_ms(now_ms, fleet);
         let alive = matches!(
             self.phase,
-            Phase::Forming | Phase::Training | Phase::Collecting
+            Phase::Forming | Phase::Training | Phase::Collecting | Phase::Finished
         );
         let audits = self.audits.values().filter(|_| alive);
         let for_audits = audits.filter_map(|audit| audit.given_up_ms(&self.settings));
-        for_round.into_iter().chain(for_audits).min()
+        // Whoever owes an update becomes ready by time alone.
+        let forming = self.settings.audit.enabled && self.phase == Phase::Forming;
+        let leases = self.leases.values().filter(|_| forming);
+        let for_owing = leases.map(|lease| self.owed_until_ms(lease));
+        let for_owing = for_owing.filter(|until| *until > now_ms);
+        for_round
+            .into_iter()
+            .chain(for_audits)
+            .chain(for_owing)
+            .min()
     }
 
     fn round_wakes_ms(&self, now_ms: u64, fleet: &Fleet) -> Option<u64> {

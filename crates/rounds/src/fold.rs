@@ -106,7 +106,7 @@ impl Run {
                 {
                     let lease = (&*lease, *payload);
                     let done = (*blocks_completed, *tokens);
-                    let drawn = audit.map(|draw| (at_ms, draw));
+                    let drawn = audit.map(|draw| (at_ms, draw, *held));
                     self.fold_committed(*assignment, lease, done, commitment, drawn);
                 }
                 let accepted = (*payload, *payload_bytes, *tokens);
@@ -172,6 +172,10 @@ impl Run {
                 self.enter(Phase::Paused, at_ms, reason);
             }
             EventKind::Resumed => {
+                // Nobody was asked for anything meanwhile.
+                for audit in self.audits.values_mut() {
+                    audit.accepted_ms = audit.accepted_ms.max(at_ms);
+                }
                 self.opens_ms = None;
                 let phase = match self.closing {
                     Some(_) => Phase::Merging,
@@ -273,6 +277,7 @@ impl Run {
                 tokens,
                 pieces: done,
                 held,
+                newcomer: held,
             };
             self.waiting.insert(assignment, update.into());
             Outcome::Waiting
@@ -451,8 +456,12 @@ impl Run {
         let member = self.members.get_mut(&worker);
         let verdicts = member.map(|member| member.verdicts.iter_mut().rev());
         let verdict = verdicts.and_then(|mut all| all.find(|v| v.assignment == assignment));
+        let whole = matches!(outcome, Outcome::Merged { factor, .. } if factor >= 1.0);
         if let Some(verdict) = verdict {
             verdict.outcome = outcome;
+        }
+        if whole && let Some(member) = self.members.get_mut(&worker) {
+            member.untaken.remove(&assignment);
         }
     }
 }

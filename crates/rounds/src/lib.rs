@@ -38,4 +38,4 @@ pub use run::{
     STATE_VERSION, Totals, Verdict,
 };
 pub use settings::RoundSettings;
-pub use weight::{weight, weights};
+pub use weight::{NEWCOMERS_PART, WEIGHING, weight, weights};

@@ -49,6 +49,9 @@ pub struct PendingUpdate {
     /// How well its worker's earlier updates agreed with those of most others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<f32>,
+    /// Whether its worker was on probation when it was accepted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub newcomer: bool,
 }
 
 impl Run {
@@ -69,6 +72,7 @@ impl Run {
             tokens: update.tokens,
             blocks: update.pieces.iter().map(crate::blocks::Piece::len).sum(),
             record: member.and_then(|member| member.record),
+            newcomer: update.newcomer,
         }
     }
 }
@@ -301,7 +305,8 @@ impl Run {
             }
         }
         // Of these the next audit may be made.
-        for member in self.members.values() {
+        let over = self.phase == Phase::Finished;
+        for member in self.members.values().filter(|_| !over) {
             needed.extend(member.committed.iter().map(|last| last.payload));
             needed.extend(member.untaken.values());
         }
@@ -331,10 +336,16 @@ impl Run {
     /// Audits that someone must make now, those first whose updates wait for them; answered
     /// with [`crate::Input::Audited`].
     pub fn pending_audits(&self) -> Vec<(AssignmentId, Audit)> {
-        let opened = self.audits().filter(|(_, audit)| audit.openings.is_some());
+        // What follows from an update is audited after it.
+        let first = |id: &AssignmentId, audit: &Audit| {
+            let mut earlier = self.audits.range(..id);
+            !earlier.any(|(_, other)| other.worker == audit.worker)
+        };
+        let opened = self
+            .audits()
+            .filter(|(id, audit)| audit.openings.is_some() && first(id, audit));
         let mut pending: Vec<_> = opened.map(|(id, audit)| (id, audit.clone())).collect();
-        let held = |id: &AssignmentId| self.waiting.get(id).is_some_and(|update| update.held);
-        pending.sort_by_key(|(id, _)| (!held(id), *id));
+        pending.sort_by_key(|(id, audit)| (!audit.held, *id));
         pending
     }
 

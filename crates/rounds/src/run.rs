@@ -260,6 +260,9 @@ pub(crate) struct WaitingUpdate {
     /// Whether it waits for its audit first.
     #[serde(default)]
     pub held: bool,
+    /// Whether its worker was on probation when it was accepted.
+    #[serde(default)]
+    pub newcomer: bool,
 }
 
 /// A merge that may still be needed: by nodes that catch up, or to recover the coordinator's

@@ -36,6 +36,15 @@ pub struct RoundSettings {
     /// Which updates are audited (filled in when the run is created).
     #[serde(skip_serializing_if = "AuditRules::is_off")]
     pub audit: AuditRules,
+    /// How updates are weighed ([`crate::weights`]): 0 by their tokens alone, as runs from before
+    /// there were limits, whose merges must come out again as they did; [`crate::WEIGHING`] for
+    /// all others (filled in when the run is created).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub weighing: u32,
+}
+
+fn is_zero(weighing: &u32) -> bool {
+    *weighing == 0
 }
 
 impl Default for RoundSettings {
@@ -54,6 +63,7 @@ impl Default for RoundSettings {
             staleness_rounds: 2,
             silence_ms: 30_000,
             audit: AuditRules::default(),
+            weighing: 0,
         }
     }
 }

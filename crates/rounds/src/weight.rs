@@ -4,12 +4,20 @@ use std::collections::BTreeMap;
 
 use crate::{NodeId, PendingUpdate};
 
+/// The present way to weigh updates.
+pub const WEIGHING: u32 = 1;
+
 /// Largest part of a round's weight that the updates of one node have together, where there
 /// are eight nodes or more; of fewer, twice an equal part, but never half. How many blocks a
 /// node trains follows from a speed that it measures itself, and unless the update is audited,
 /// so does its word that they were trained: nobody's word may make a majority.
 const LARGEST_PART: f64 = 0.25;
 const BELOW_HALF: f64 = 0.49;
+
+/// Largest part of a round's weight that the updates of all nodes on probation have together,
+/// as long as there are others: fresh identities cost nothing, so that their number must not
+/// count.
+pub const NEWCOMERS_PART: f64 = 0.25;
 
 /// The weight of an update: tokens² / steps, with blocks for steps.
 ///
@@ -24,24 +32,49 @@ pub fn weight(update: &PendingUpdate) -> f32 {
 
 /// The weights of a round's updates, none of them larger than [`weight`]: those of a node that
 /// has more than a quarter of the whole (of fewer than eight nodes: than twice an equal part, or
-/// almost half) are made smaller alike until it has that. One or two nodes are not limited:
-/// against one there is no majority, and between two none can be told.
-pub fn weights(updates: &[PendingUpdate]) -> Vec<f32> {
+/// almost half) are made smaller alike until it has that, and so are those of all newcomers together,
+/// until they have [`NEWCOMERS_PART`]. One or two nodes are not limited by themselves: against one
+/// there is no majority, and between two none can be told.
+pub fn weights(weighing: u32, updates: &[PendingUpdate]) -> Vec<f32> {
     let mut nodes: BTreeMap<Option<NodeId>, f64> = BTreeMap::new();
     for update in updates {
         *nodes.entry(update.node).or_default() += f64::from(weight(update));
     }
     // States from before nodes were remembered: nothing is known that could be limited.
-    if nodes.contains_key(&None) {
+    if weighing == 0 || nodes.contains_key(&None) {
         return updates.iter().map(weight).collect();
     }
     let most = most(nodes.values().copied());
-    let scaled = updates.iter().map(|update| {
+    let limited = updates.iter().map(|update| {
         let of_node = nodes.get(&update.node).copied().unwrap_or(0.0);
         let factor = if of_node > most { most / of_node } else { 1.0 };
-        (f64::from(weight(update)) * factor) as f32
+        f64::from(weight(update)) * factor
     });
-    scaled.collect()
+    let limited: Vec<f64> = limited.collect();
+    let part = newcomers_factor(updates, &limited);
+    let weighed = updates.iter().zip(limited);
+    weighed
+        .map(|(update, weight)| match update.newcomer {
+            true => (weight * part) as f32,
+            false => weight as f32,
+        })
+        .collect()
+}
+
+/// What the weights of newcomers are multiplied with, so that they have at most their part.
+fn newcomers_factor(updates: &[PendingUpdate], weights: &[f64]) -> f64 {
+    let sum = |newcomers: bool| {
+        let of = updates.iter().zip(weights);
+        of.filter(|(update, _)| update.newcomer == newcomers)
+            .map(|(_, weight)| weight)
+            .sum::<f64>()
+    };
+    let (newcomers, others) = (sum(true), sum(false));
+    let allowed = others * NEWCOMERS_PART / (1.0 - NEWCOMERS_PART);
+    match others > 0.0 && newcomers > allowed {
+        true => allowed / newcomers,
+        false => 1.0,
+    }
 }
 
 /// The limit `m` such that, with everything above it cut to it, `m` is the largest allowed part
@@ -99,6 +132,7 @@ mod tests {
             tokens: blocks,
             blocks,
             record: None,
+            newcomer: false,
         }
     }
 
@@ -107,7 +141,7 @@ mod tests {
         let updates: Vec<_> = updates
             .map(|(node, blocks)| update(node as u64, *blocks))
             .collect();
-        weights(&updates)
+        weights(WEIGHING, &updates)
     }
 
     #[test]
@@ -132,12 +166,32 @@ mod tests {
     fn devices_of_one_node_are_limited_together() {
         let mut updates: Vec<_> = (0..8).map(|node| update(node, 10)).collect();
         updates.extend((0..8).map(|_| update(8, 100)));
-        let weights = weights(&updates);
+        let weights = weights(WEIGHING, &updates);
         let together: f32 = weights[8..].iter().sum();
         assert!((together - 80.0 / 3.0).abs() < 1e-4, "{weights:?}");
     }
 
     proptest! {
+        #[test]
+        fn any_number_of_fresh_identities_has_no_more_than_their_part(
+            known in proptest::collection::vec(1..1000u64, 1..10),
+            fresh in proptest::collection::vec(1..1_000_000u64, 1..100),
+        ) {
+            let blocks: Vec<u64> = known.iter().chain(&fresh).copied().collect();
+            let mut updates: Vec<_> = blocks
+                .iter()
+                .enumerate()
+                .map(|(node, blocks)| update(node as u64, *blocks))
+                .collect();
+            for fresh in &mut updates[known.len()..] {
+                fresh.newcomer = true;
+            }
+            let weights = weights(WEIGHING, &updates);
+            let total: f32 = weights.iter().sum();
+            let newcomers: f32 = weights[known.len()..].iter().sum();
+            prop_assert!(newcomers <= 0.2501 * total, "{weights:?}");
+        }
+
         #[test]
         fn nobodys_word_makes_a_majority(blocks in proptest::collection::vec(1..1_000_000u64, 3..40)) {
             let weights = of(&blocks);

@@ -156,6 +156,7 @@ fn plans() -> Vec<Seed> {
     ];
     let verdicts = outcomes.map(|outcome| Verdict {
         assignment: AssignmentId(8),
+        accepted: true,
         outcome,
     });
     let assignment = AssignmentPlan {

@@ -121,7 +121,17 @@ impl Outbox {
     /// Starts what is due.
     fn start_due(&mut self, journal: &Journal) {
         let now = Instant::now();
+        // In order, for one may follow from the other: an update is sent when the ones before it
+        // in its run were answered.
+        let mut held_up = None;
         for (name, item) in &mut self.items {
+            let unanswered = matches!(
+                item.state,
+                State::Due { ask: false, .. } | State::UnderWay { ask: false }
+            );
+            if unanswered && held_up.replace(name.0) == Some(name.0) {
+                continue;
+            }
             let ask = match item.state {
                 State::Due { ask, at } if at <= now => ask,
                 State::Sent { asked } if asked + ASK_AFTER <= now => true,
@@ -270,11 +280,11 @@ impl Device {
                 }
             }
             Answer::Refused(reason) => {
-                self.distrust_feedback(run, assignment, &reason).await;
                 self.carry_out_verdict(
                     run,
                     Verdict {
                         assignment,
+                        accepted: false,
                         outcome: Outcome::NotMerged { reason },
                     },
                 )
@@ -297,9 +307,9 @@ impl Device {
         }
     }
 
-    /// Where updates are audited each must follow from the last accepted one. One that was
-    /// refused breaks that.
-    async fn distrust_feedback(&mut self, run: RunId, assignment: AssignmentId, reason: &str) {
+    /// Where updates are audited each must follow from the last accepted one. One that was made
+    /// and not accepted breaks that.
+    async fn distrust_feedback(&mut self, run: RunId, assignment: AssignmentId) {
         let life = self
             .journal
             .get(run, assignment)
@@ -307,7 +317,8 @@ impl Device {
         let broken = self.job.as_ref().is_some_and(|job| {
             job.spec.round.audit.enabled && job.run == run && Some(job.feedback) == life
         });
-        if broken && let Err(error) = self.start_feedback(reason).await {
+        let why = format!("update {assignment} was not accepted");
+        if broken && let Err(error) = self.start_feedback(&why).await {
             tracing::error!(
                 device = self.number,
                 error = format!("{error:#}"),
@@ -350,6 +361,9 @@ impl Device {
             Outcome::Merged { .. } => 0.0,
             Outcome::NotMerged { .. } => 1.0,
         };
+        if !verdict.accepted {
+            self.distrust_feedback(run, assignment).await;
+        }
         if let Err(error) = self.settle(&entry, part_not_merged).await {
             tracing::warn!(
                 device = self.number,

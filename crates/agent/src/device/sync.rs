@@ -92,6 +92,7 @@ impl Device {
             let outcome = Outcome::NotMerged { reason };
             let verdict = Verdict {
                 assignment,
+                accepted: false,
                 outcome,
             };
             self.carry_out_verdict(run, verdict).await;

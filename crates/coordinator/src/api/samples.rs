@@ -42,6 +42,7 @@ fn value(sample: impl Serialize) -> Value {
 fn agent() -> Vec<(&'static str, Value)> {
     let verdict = Verdict {
         assignment: AssignmentId(8),
+        accepted: true,
         outcome: Outcome::Merged {
             revision: REVISION,
             factor: 1.0,

@@ -58,6 +58,14 @@ pub async fn payload(
     Ok(StatusCode::OK)
 }
 
+/// What is asked of a node about an audited update.
+struct Asked {
+    worker: opengpu_rounds::WorkerId,
+    chunks: Vec<usize>,
+    has_before: bool,
+    opened: bool,
+}
+
 /// `PUT /v1/runs/{run}/openings/{assignment}/{hash}`
 pub async fn openings(
     State(coordinator): State<Coordinator>,
@@ -73,10 +81,25 @@ pub async fn openings(
             let member = state.member(audit.worker);
             member.is_some_and(|member| member.node == node)
         });
-        own.map(|audit| (audit.worker, drawn(&run, audit), audit.before.is_some()))
+        own.map(|audit| Asked {
+            worker: audit.worker,
+            chunks: drawn(&run, audit),
+            has_before: audit.before.is_some(),
+            opened: audit.openings.is_some(),
+        })
     };
     let (parts, body) = request.into_parts();
-    let Some((worker, chunks, has_before)) = asked else {
+    if asked.as_ref().is_some_and(|asked| asked.opened) {
+        drain(body, SMALL_BODY).await;
+        return Ok(StatusCode::OK);
+    }
+    let Some(Asked {
+        worker,
+        chunks,
+        has_before,
+        ..
+    }) = asked
+    else {
         drain(body, SMALL_BODY).await;
         return Err(ApiError::conflict(
             "no_such_audit",
@@ -91,6 +114,14 @@ pub async fn openings(
         ));
     }
     store(&coordinator, hash, body, expected).await?;
+    // It may be some other blob that the sender knows the name of.
+    let bytes = coordinator.blobs().size(hash).await;
+    if bytes.map_err(anyhow::Error::from)? != expected {
+        return Err(ApiError::unacceptable(
+            "bad_openings",
+            format!("openings of these chunks have {expected} bytes"),
+        ));
+    }
     let input = Input::Opened {
         assignment,
         worker,

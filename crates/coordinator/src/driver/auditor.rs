@@ -28,6 +28,8 @@ use crate::trainer::{Trainer, token_files};
 /// Attempts at an audit, and the pause after the first that failed.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(5);
+/// So many times what is allowed is no difference of hardware.
+const FAR_OFF: f64 = 10.0;
 /// Audits that may wait here; the others wait in their run's state.
 pub const QUEUE: usize = 4;
 
@@ -130,13 +132,20 @@ impl Auditor {
             Ok(opened) => opened,
             Err(wrong) => return Ok(failed("not_proven", wrong.to_string(), None)),
         };
-        let allowed = run.spec.audit_tolerance();
+        let allowed = run.spec.audit_tolerance(audit.blocks_completed);
         let mut measured = f64::INFINITY;
         // A difference is confirmed before anybody is accused of it.
         for _ in 0..2 {
             let again = self.train_again(run, audit).await?;
+            if let Err(wrong) = unsent_in_bounds(run, &opened, &again) {
+                return Ok(failed("not_proven", wrong.to_string(), None));
+            }
             let distance = farthest(&run.layout, &opened, &again);
             measured = measured.min(distance);
+            // What is far off is not rounding, and not worth a second training.
+            if measured > FAR_OFF * allowed {
+                break;
+            }
             if measured <= allowed {
                 return Ok(Finding {
                     outcome: AuditOutcome::Passed,
@@ -347,11 +356,23 @@ pub fn drawn(run: &LiveRun, audit: &Audit) -> Vec<usize> {
     draw_chunks(&run.layout, audit.draw, run.spec.trust.audit_chunks)
 }
 
+fn unsent_in_bounds(run: &LiveRun, opened: &[Opened], again: &Again) -> Result<(), WrongOpening> {
+    let weights = (again.global.as_f32(), again.local.as_f32());
+    let typical = typical_length(&run.layout, weights.0, weights.1);
+    let decay = run.spec.sync.feedback_decay;
+    let mut chunks = opened.iter();
+    chunks.try_for_each(|chunk| chunk.check_unsent(decay, weights, typical))
+}
+
 fn farthest(layout: &Layout, opened: &[Opened], again: &Again) -> f64 {
     let (global, local) = (again.global.as_f32(), again.local.as_f32());
     let typical = typical_length(layout, global, local);
     let distances = opened.iter().map(|o| o.distance(global, local, typical));
-    distances.fold(0.0, f64::max)
+    // A loss of all numbers is far away, not near.
+    distances.fold(0.0, |farthest, distance| match distance.is_nan() {
+        true => f64::INFINITY,
+        false => farthest.max(distance),
+    })
 }
 
 fn failed(code: &str, reason: String, numbers: Option<(f64, f64)>) -> Finding {

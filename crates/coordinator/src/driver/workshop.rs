@@ -232,6 +232,7 @@ impl Workshop {
     }
 
     async fn merge(&mut self, pending: PendingMerge, recipe: Recipe) -> anyhow::Result<Done> {
+        let weighing = self.run.spec.round.weighing;
         let started = Instant::now();
         let updates = pending.updates.len();
         tracing::info!(run = %self.run.id, round = pending.round, updates, "merge begins");
@@ -240,8 +241,16 @@ impl Workshop {
         let layout = Arc::clone(&self.run.layout);
         let settings = self.run.outer_settings();
         let updates = pending.updates.clone();
-        let merged =
-            blocking(move || Ok(compute(&layout, &settings, held, &updates, &payloads))).await?;
+        let merged = blocking(move || {
+            Ok(compute(
+                &layout,
+                (&settings, weighing),
+                held,
+                &updates,
+                &payloads,
+            ))
+        })
+        .await?;
         match merged {
             (held, Err(reason)) => {
                 self.held = Some(held);
@@ -253,7 +262,7 @@ impl Workshop {
                 let digest = held.digest;
                 self.held = Some(held);
                 self.merge_seconds.observe(started.elapsed().as_secs_f64());
-                let regards = regards(&pending.updates, &merge.regards);
+                let regards = regards(weighing, &pending.updates, &merge.regards);
                 let (round, factors) = (pending.round, merge.factors);
                 Ok(Done::Merged {
                     round,
@@ -394,6 +403,7 @@ impl Workshop {
     /// too; the outer state is then not what it was, which only costs some progress.
     async fn replay(&self, held: Held, record: &MergeRecord) -> anyhow::Result<Held> {
         let layout = Arc::clone(&self.run.layout);
+        let weighing = self.run.spec.round.weighing;
         let settings = self.run.outer_settings();
         let logged = self.blobs.read(record.merge).await?;
         let payloads = read_payloads(&self.blobs, &record.updates).await;
@@ -403,7 +413,7 @@ impl Workshop {
             let before = held.weights.clone();
             let computed = match payloads {
                 Ok(payloads) if !payloads.is_empty() => {
-                    compute(&layout, &settings, held, &record.updates, &payloads)
+                    compute(&layout, (&settings, weighing), held, &record.updates, &payloads)
                 }
                 Ok(_) => (held, Err("its updates are no longer listed".to_owned())),
                 Err(error) => (held, Err(format!("{error:#}"))),
@@ -436,14 +446,14 @@ type Computed = (Held, Result<opengpu_merge::Merge, String>);
 
 fn compute(
     layout: &Layout,
-    settings: &OuterSettings,
+    (settings, weighing): (&OuterSettings, u32),
     mut held: Held,
     updates: &[PendingUpdate],
     payloads: &[bytes::Bytes],
 ) -> Computed {
     let weighted: Vec<Weighted> = updates
         .iter()
-        .zip(weights(updates))
+        .zip(weights(weighing, updates))
         .zip(payloads)
         .map(|((update, weight), payload)| Weighted {
             payload,
@@ -470,8 +480,12 @@ fn compute(
 }
 
 /// The findings of the arithmetic in the words of the log.
-fn regards(updates: &[PendingUpdate], found: &[opengpu_merge::Regard]) -> Vec<Regard> {
-    let weights = weights(updates);
+fn regards(
+    weighing: u32,
+    updates: &[PendingUpdate],
+    found: &[opengpu_merge::Regard],
+) -> Vec<Regard> {
+    let weights = weights(weighing, updates);
     let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
     let of = |(weight, found): (&f32, &opengpu_merge::Regard)| Regard {
         counted: (f64::from(found.share) * total / f64::from(*weight)) as f32,

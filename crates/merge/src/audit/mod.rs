@@ -27,7 +27,7 @@ use crate::encode::Encoder;
 use crate::{Codec, DecodeError, Layout, Payload};
 
 /// Why openings don't prove what they should. All but the first are lies or broken memory.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum WrongOpening {
     /// Not the bytes of openings for these chunks.
     #[error("the openings have {got} bytes, not {expected}")]
@@ -48,6 +48,14 @@ pub enum WrongOpening {
     NotFinite {
         /// Which.
         chunk: usize,
+    },
+    /// More is left unsent than honest rounds leave.
+    #[error("chunk {chunk} has {times:.0} times the usual progress left unsent")]
+    TooMuchUnsent {
+        /// Which.
+        chunk: usize,
+        /// How many times the length of its progress.
+        times: f64,
     },
     /// What was sent is not the codec's record of what was accumulated.
     #[error("chunk {chunk} of the payload is not what the codec makes of the accumulated progress")]
@@ -94,6 +102,10 @@ pub struct Before<'a> {
 pub struct Opened {
     /// First weight of the chunk in the model.
     pub start: usize,
+    /// Its number.
+    pub chunk: usize,
+    /// Length of what was unsent in it before this update.
+    pub unsent: f64,
     /// `a − decay · e`, what the worker says was its progress.
     pub progress: Vec<f32>,
 }
@@ -109,7 +121,7 @@ pub fn check_openings(
     let sent = records(layout, claim.payload, claim.chunks)?;
     let mut unsent = match &claim.before {
         None => vec![None; claim.chunks.len()],
-        Some(before) => unsent(layout, before, claim.chunks, &openings)?,
+        Some(before) => unsent(layout, claim.codec, before, claim.chunks, &openings)?,
     };
     let mut opened = Vec::with_capacity(claim.chunks.len());
     for (place, &number) in claim.chunks.iter().enumerate() {
@@ -117,21 +129,21 @@ pub fn check_openings(
         let (accumulated, path) = openings.now(place);
         finite(number, accumulated)?;
         tree::verify(layout, &claim.root, number, accumulated, path)?;
-        let mut encoder = Encoder::new(claim.codec, &[chunk]);
-        let mut rest = accumulated.to_vec();
-        encoder.encode(&mut rest);
-        if encoder.bytes != sent[place] {
+        if record(layout, claim.codec, number, accumulated) != sent[place] {
             return Err(WrongOpening::NotItsRecord { chunk: number });
         }
-        let progress = match unsent[place].take() {
-            None => accumulated.to_vec(),
-            Some(e) => {
-                let pairs = accumulated.iter().zip(&e);
+        let before = unsent[place].take().unwrap_or_default();
+        let progress = match before.is_empty() {
+            true => accumulated.to_vec(),
+            false => {
+                let pairs = accumulated.iter().zip(&before);
                 pairs.map(|(a, e)| a - claim.decay * e).collect()
             }
         };
         opened.push(Opened {
             start: chunk.start,
+            chunk: number,
+            unsent: length_of(before.iter().copied()),
             progress,
         });
     }
@@ -141,15 +153,20 @@ pub fn check_openings(
 /// The error feedback in the drawn chunks as it was before the claim's update.
 fn unsent(
     layout: &Layout,
+    codec: Codec,
     before: &Before,
     chunks: &[usize],
     openings: &Openings,
 ) -> Result<Vec<Option<Vec<f32>>>, WrongOpening> {
+    let sent = records(layout, before.payload, chunks)?;
     let mut unsent = Vec::with_capacity(chunks.len());
     for (place, &number) in chunks.iter().enumerate() {
         let (accumulated, path) = openings.before(place);
         finite(number, accumulated)?;
         tree::verify(layout, &before.root, number, accumulated, path)?;
+        if record(layout, codec, number, accumulated) != sent[place] {
+            return Err(WrongOpening::NotItsRecord { chunk: number });
+        }
         unsent.push(Some(accumulated.to_vec()));
     }
     let mut apply = |payload: &[u8], change: &dyn Fn(&mut f32, f32)| {
@@ -177,6 +194,13 @@ fn records<'a>(
     Payload::parse(layout, payload)?.records_of(layout, chunks)
 }
 
+/// What the codec makes of a chunk.
+fn record(layout: &Layout, codec: Codec, number: usize, values: &[f32]) -> Vec<u8> {
+    let mut encoder = Encoder::new(codec, &[layout.chunks()[number]]);
+    encoder.encode(&mut values.to_vec());
+    encoder.bytes
+}
+
 fn finite(chunk: usize, values: &[f32]) -> Result<(), WrongOpening> {
     match values.iter().all(|value| value.is_finite()) {
         true => Ok(()),
@@ -185,6 +209,32 @@ fn finite(chunk: usize, values: &[f32]) -> Result<(), WrongOpening> {
 }
 
 impl Opened {
+    /// Refuses a chunk in which more is unsent than honest rounds leave. Progress of one length in
+    /// one direction, of which nothing is ever sent, adds up to 1 / (1 − decay) of it; what verdicts
+    /// give back comes on top. So this is no narrow limit, but without one a single lie in a
+    /// round that was not audited could be paid out over all later ones.
+    pub fn check_unsent(
+        &self,
+        decay: f32,
+        (global, local): (&[f32], &[f32]),
+        typical: f64,
+    ) -> Result<(), WrongOpening> {
+        let range = self.start..self.start + self.progress.len();
+        let own = match (global.get(range.clone()), local.get(range)) {
+            (Some(global), Some(local)) => length_of(global.iter().zip(local).map(|(g, l)| g - l)),
+            _ => 0.0,
+        };
+        let times = self.unsent / own.max(typical);
+        let allowed = (2.0 / f64::from(1.0 - decay).max(0.02)).max(10.0);
+        match times <= allowed {
+            true => Ok(()),
+            false => Err(WrongOpening::TooMuchUnsent {
+                chunk: self.chunk,
+                times,
+            }),
+        }
+    }
+
     /// How far the worker's progress in this chunk is from what training again gives: the
     /// length of the difference, in parts of the typical length of a chunk's true progress
     /// (`typical`, see [`typical_length`]). 0 inside one numerics class.

@@ -215,6 +215,75 @@ fn a_poison_hidden_in_the_error_feedback_is_found_in_the_chunks_that_hold_it() {
 }
 
 #[test]
+fn a_lie_in_an_earlier_round_is_bounded_by_what_may_be_left_unsent() {
+    let (global, local) = (weights(1, 1.0), weights(2, 1.0));
+    let mut worker = Worker::new();
+    // A round that nobody audited claims a thousand times the progress there was.
+    let far: Vec<f32> = local.iter().map(|value| 1000.0 * value).collect();
+    let first = worker.send(&global, &far);
+    let last = worker.send(&global, &local);
+    let bytes = write_openings(
+        &layout(),
+        &all(),
+        &last.accumulated,
+        Some(&first.accumulated),
+    );
+    let chunks = all();
+    let claim = claim(&last, Some(before(&first, Vec::new())), &chunks);
+    let opened = check_openings(&layout(), &claim, &bytes).unwrap();
+    let typical = typical_length(&layout(), &global, &local);
+    let refused = opened.iter().filter(|chunk| {
+        chunk
+            .check_unsent(DECAY, (&global, &local), typical)
+            .is_err()
+    });
+    // The last chunk is a single weight, which is always sent.
+    assert_eq!(refused.count(), opened.len() - 1);
+}
+
+#[test]
+fn honest_rounds_leave_no_more_unsent_than_they_may() {
+    let global = weights(1, 1.0);
+    let mut worker = Worker::new();
+    let mut previous: Option<Sent> = None;
+    for round in 0..60 {
+        // The same direction again and again, which leaves the most, and nothing of it merged
+        // every third round.
+        let local: Vec<f32> = weights(2, 1.0)
+            .iter()
+            .zip(weights(100 + round, 0.3))
+            .map(|(always, now)| always + now)
+            .collect();
+        let sent = worker.send(&global, &local);
+        if let Some(previous) = &previous {
+            let given_back: Vec<(&[u8], f32)> = match round % 3 {
+                0 => vec![(previous.payload.as_slice(), 1.0)],
+                _ => Vec::new(),
+            };
+            let bytes = write_openings(
+                &layout(),
+                &all(),
+                &sent.accumulated,
+                Some(&previous.accumulated),
+            );
+            let chunks = all();
+            let claim = claim(&sent, Some(before(previous, given_back)), &chunks);
+            let opened = check_openings(&layout(), &claim, &bytes).unwrap();
+            let typical = typical_length(&layout(), &global, &local);
+            for chunk in opened {
+                chunk
+                    .check_unsent(DECAY, (&global, &local), typical)
+                    .unwrap();
+            }
+        }
+        if round % 3 == 2 {
+            worker.give_back(&sent, 1.0);
+        }
+        previous = Some(sent);
+    }
+}
+
+#[test]
 fn a_history_other_than_the_real_one_is_found() {
     let (global, local) = (weights(1, 1.0), weights(2, 1.0));
     let mut worker = Worker::new();

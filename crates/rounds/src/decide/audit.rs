@@ -8,6 +8,9 @@ use crate::{
     WorkerId,
 };
 
+/// Most updates that are taken back between two: each is read for an audit.
+const MOST_TAKEN_BACK: usize = 8;
+
 impl Deciding<'_> {
     /// Refuses an update whose commitment does not go on its worker's last one: what it was
     /// taken from could not be proven.
@@ -38,6 +41,15 @@ impl Deciding<'_> {
                     "the update follows from {}, the last one accepted of its error feedback is {}; start at zero under a new id",
                     name(commitment.previous),
                     name(last)
+                ),
+            );
+        }
+        if commitment.taken_back.len() > MOST_TAKEN_BACK {
+            let (given, most) = (commitment.taken_back.len(), MOST_TAKEN_BACK);
+            return refuse(
+                "wrong_taken_back",
+                format!(
+                    "{given} updates were taken back, {most} are the most; start at zero under a new id"
                 ),
             );
         }

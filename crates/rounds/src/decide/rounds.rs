@@ -13,7 +13,7 @@ impl Deciding<'_> {
     pub(super) fn advance(&mut self) {
         if matches!(
             self.run().phase,
-            Phase::Forming | Phase::Training | Phase::Collecting
+            Phase::Forming | Phase::Training | Phase::Collecting | Phase::Finished
         ) {
             self.expire_audits();
         }

@@ -1,6 +1,8 @@
 //! Who is ready, who is silent, who is worth waiting for.
 
-use crate::{Fleet, Run, WorkerId};
+use std::collections::BTreeSet;
+
+use crate::{Fleet, Lease, Run, WorkerId};
 
 impl Run {
     /// Updates a merge needs.
@@ -13,11 +15,35 @@ impl Run {
         self.waiting.values().filter(|update| !update.held).count()
     }
 
-    /// Whether an update of `worker` is held for its audit. It gets nothing new until then, so
-    /// that what waits for audits is bounded by the number of workers.
-    pub(crate) fn is_held(&self, worker: WorkerId) -> bool {
-        let mut waiting = self.waiting.values();
-        waiting.any(|update| update.held && update.worker == worker)
+    /// Audits of trusted workers' updates.
+    pub(crate) fn trusted_audits(&self) -> usize {
+        self.audits.values().filter(|audit| !audit.held).count()
+    }
+
+    /// Workers that get nothing new yet, in a run that audits: those of whom an update waits for
+    /// its audit (so that nothing follows from what is not proven, and what waits is bounded by
+    /// the number of workers), that were not heard to open what was drawn, or that still owe an update
+    /// (a node keeps what it accumulated for its last two updates alone), until it is unlikely to
+    /// come.
+    pub(crate) fn busy(&self, now_ms: u64) -> BTreeSet<WorkerId> {
+        if !self.settings.audit.enabled {
+            return BTreeSet::new();
+        }
+        let audits = self.audits.values();
+        let audited = audits.filter(|audit| audit.held || audit.openings.is_none());
+        let owing = self.leases.values();
+        let owing = owing.filter(|lease| now_ms < self.owed_until_ms(lease));
+        let owing = owing.map(|lease| lease.worker);
+        audited.map(|audit| audit.worker).chain(owing).collect()
+    }
+
+    /// Until when a worker that owes an update of a run that audits gets nothing new.
+    pub(crate) fn owed_until_ms(&self, lease: &Lease) -> u64 {
+        let patience = self
+            .settings
+            .grace_ms
+            .saturating_add(self.settings.silence_ms);
+        lease.deadline_ms.saturating_add(patience)
     }
 
     /// Whether nothing was heard of `worker` for longer than `silence_ms`.
@@ -30,12 +56,13 @@ impl Run {
     /// Workers that could start the next round: they take part, hold the newest revision
     /// of this lineage, have named their error feedback, and are heard of.
     pub(crate) fn ready(&self, now_ms: u64, fleet: &Fleet) -> Vec<WorkerId> {
+        let busy = self.busy(now_ms);
         let members = self.members.iter();
         let ready = members.filter(|(worker, member)| {
             member.present
                 && member.feedback.is_some()
                 && !self.is_silent(**worker, now_ms, fleet)
-                && !self.is_held(**worker)
+                && !busy.contains(worker)
                 && fleet
                     .get(worker)
                     .is_some_and(|sight| !sight.draining && sight.revision == Some(self.revision))
@@ -48,14 +75,14 @@ impl Run {
     /// is not waited for, and neither is a newcomer that fetches a whole checkpoint.
     pub(crate) fn awaited(&self, now_ms: u64, fleet: &Fleet) -> Vec<WorkerId> {
         let last_round = self.next_round.checked_sub(1);
-        let owing: std::collections::BTreeSet<_> =
-            self.leases.values().map(|lease| lease.worker).collect();
+        let busy = self.busy(now_ms);
+        let owing: BTreeSet<_> = self.leases.values().map(|lease| lease.worker).collect();
         let members = self.members.iter().filter(|(worker, member)| {
             member.present
                 && last_round.is_some()
                 && member.last_round == last_round
                 && !owing.contains(worker)
-                && !self.is_held(**worker)
+                && !busy.contains(worker)
                 && !self.is_silent(**worker, now_ms, fleet)
                 && fleet.get(worker).is_some_and(|sight| {
                     !sight.draining

@@ -63,7 +63,9 @@ impl Deciding<'_> {
         let late = run.round().saturating_sub(round);
         let rules = run.settings.audit;
         let trusted = self.fleet.get(&worker).is_some_and(|sight| sight.trusted);
-        let audit = rules.picks(trusted, run.audits.len(), draw).then_some(draw);
+        let audit = rules
+            .picks(trusted, run.trusted_audits(), draw)
+            .then_some(draw);
         let held = rules.enabled && !trusted;
         let commitment = commitment.clone().filter(|_| rules.enabled);
         self.explain(match (mergeable, late) {

@@ -17,7 +17,7 @@ impl Run {
         (lease, payload): (&Lease, Hash),
         (blocks_completed, tokens): (u64, u64),
         commitment: &Commitment,
-        drawn: Option<(u64, u64)>,
+        drawn: Option<(u64, u64, bool)>,
     ) {
         let Some(member) = self.members.get_mut(&lease.worker) else {
             return;
@@ -38,7 +38,7 @@ impl Run {
         while member.untaken.len() > KEPT_UNTAKEN {
             member.untaken.pop_first();
         }
-        let Some((accepted_ms, draw)) = drawn else {
+        let Some((accepted_ms, draw, held)) = drawn else {
             return;
         };
         let audit = Audit {
@@ -57,6 +57,7 @@ impl Run {
             }),
             accepted_ms,
             draw,
+            held,
             openings: None,
         };
         self.audits.insert(assignment, audit.into());
@@ -71,6 +72,13 @@ impl Run {
         let Some(audit) = self.audits.remove(&assignment) else {
             return;
         };
+        if finding.outcome != AuditOutcome::Passed
+            && let Some(member) = self.members.get_mut(&audit.worker)
+        {
+            // Nothing may follow from what was not proven: the next update begins at zero.
+            member.committed = None;
+            member.untaken.clear();
+        }
         if finding.outcome == AuditOutcome::Failed {
             let member = self.members.get_mut(&audit.worker);
             if let Some(member) = member {

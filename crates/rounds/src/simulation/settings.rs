@@ -67,6 +67,7 @@ impl SimulationSettings {
                 enabled: seed.is_multiple_of(3),
                 rate: 0.3,
             },
+            weighing: crate::WEIGHING,
         };
         let faults = match seed % 4 {
             0 => Faults::none(),

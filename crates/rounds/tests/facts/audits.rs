@@ -52,6 +52,14 @@ fn drawn(input: Input, number: u64) -> Input {
     }
 }
 
+/// A worker's whole update, for which the number is drawn that is audited first.
+fn audited_update(story: &mut Story, worker: u64) -> opengpu_rounds::AssignmentId {
+    let assignment = story.assignment(worker).unwrap();
+    let update = story.update_of(worker);
+    story.act(drawn(update, 0)).unwrap();
+    assignment
+}
+
 #[test]
 fn of_a_trusted_workers_updates_the_drawn_part_is_audited() {
     let mut story = audited();
@@ -109,7 +117,7 @@ fn the_next_update_follows_from_the_last_and_takes_back_what_was_not_merged_once
     let first = story.update(1);
     story.update(2);
     story.update(3);
-    story.merge();
+    story.merge_with(0.5);
     story.all_fetch();
     let take = |story: &Story, times: usize| {
         let mut input = story.update_of(1);
@@ -126,13 +134,12 @@ fn the_next_update_follows_from_the_last_and_takes_back_what_was_not_merged_once
     let twice = take(&story, 2);
     assert_eq!(story.act(twice), Err("wrong_taken_back"));
     let once = take(&story, 1);
-    story.act(once).unwrap();
+    story.act(drawn(once, 0)).unwrap();
     let second = story.run.audits().map(|(id, _)| id).max().unwrap();
     let before = story.run.audit(second).unwrap().before.clone().unwrap();
     assert_eq!(before.root, hash(format!("root {first}")));
     assert_eq!(before.payload, hash(format!("payload {first}")));
-    // The story's merges clip nothing: a part of nothing is taken back.
-    assert_eq!(before.taken_back, [(before.payload, 0.0)]);
+    assert_eq!(before.taken_back, [(before.payload, 0.5)]);
     // What an audit is about is kept as long as it may be made.
     assert!(story.run.payloads_needed().contains(&before.payload));
 }
@@ -199,7 +206,7 @@ fn a_failed_audit_takes_the_credit_and_keeps_the_update_out_of_the_merge() {
 #[test]
 fn an_audit_that_fails_during_the_merge_takes_the_credit_and_lets_the_merge_be() {
     let mut story = audited();
-    let first = story.update(1);
+    let first = audited_update(&mut story, 1);
     story.update(2);
     story.update(3);
     story.open(first, 1).unwrap();
@@ -212,7 +219,7 @@ fn an_audit_that_fails_during_the_merge_takes_the_credit_and_lets_the_merge_be()
 #[test]
 fn who_does_not_open_in_time_has_not_proven_its_update() {
     let mut story = audited();
-    let first = story.update(1);
+    let first = audited_update(&mut story, 1);
     for worker in [2, 3] {
         let update = story.update_of(worker);
         story.act(drawn(update, u64::MAX)).unwrap();
@@ -234,4 +241,75 @@ fn after_a_restart_nobody_is_trusted_until_it_is_known() {
     let story = audited();
     let fleet = fleet_after_restart(&story.run, story.now_ms);
     assert!(fleet.values().all(|sight| !sight.trusted));
+}
+
+#[test]
+fn what_was_merged_whole_is_not_taken_back() {
+    let mut story = audited();
+    let first = story.update(1);
+    story.update(2);
+    story.update(3);
+    story.merge();
+    story.all_fetch();
+    let mut greedy = story.update_of(1);
+    if let Input::Update {
+        commitment: Some(commitment),
+        ..
+    } = &mut greedy
+    {
+        commitment.taken_back = vec![first];
+    }
+    assert_eq!(story.act(greedy), Err("wrong_taken_back"));
+    assert!(story.run.payloads_needed().len() <= 6);
+}
+
+#[test]
+fn nothing_follows_from_an_update_that_was_not_proven() {
+    let mut story = audited();
+    distrust(&mut story, 3);
+    let held = story.update(3);
+    story.update(1);
+    story.update(2);
+    story.merge();
+    story.all_fetch();
+    distrust(&mut story, 3);
+    // It gets nothing new as long as nobody knows.
+    assert_eq!(story.assignment(3), None);
+    story.open(held, 3).unwrap();
+    story.audited(held, AuditOutcome::Undecided).unwrap();
+    story.pass(1_000);
+    let next = story.update_of(3);
+    assert_eq!(story.act(next.clone()), Err("wrong_previous"));
+    let mut anew = next;
+    if let Input::Update {
+        commitment: Some(commitment),
+        ..
+    } = &mut anew
+    {
+        commitment.previous = None;
+    }
+    story.act(anew).unwrap();
+    let (_, audit) = story.run.audits().next().unwrap();
+    assert_eq!(audit.before, None);
+}
+
+#[test]
+fn a_joiners_first_update_is_audited_before_it_gets_another() {
+    let mut story = audited();
+    story.join(4).unwrap();
+    story.see(4, 2.0);
+    distrust(&mut story, 4);
+    let first = story.update(4);
+    for worker in [1, 2, 3] {
+        story.update(worker);
+    }
+    story.merge();
+    story.all_fetch();
+    distrust(&mut story, 4);
+    story.pass(1_000);
+    assert_eq!(story.assignment(4), None);
+    story.open(first, 4).unwrap();
+    story.audited(first, AuditOutcome::Passed).unwrap();
+    story.pass(1_000);
+    assert!(story.assignment(4).is_some());
 }

@@ -132,6 +132,7 @@ fn rules() -> impl Strategy<Value = RoundSettings> {
                     staleness_rounds,
                     silence_ms: 6_000,
                     audit: opengpu_rounds::AuditRules::default(),
+                    weighing: 0,
                 }
             },
         )

@@ -37,6 +37,7 @@ pub fn settings() -> RoundSettings {
         staleness_rounds: 2,
         silence_ms: 5_000,
         audit: AuditRules::default(),
+        weighing: 0,
     }
 }
 
@@ -215,7 +216,7 @@ impl Story {
             tokens_per_block: TOKENS_PER_BLOCK,
             feedback: self.feedback[&WorkerId(worker)],
             commitment: self.commitment_of(worker),
-            draw: 0,
+            draw: u64::MAX,
         }
     }
 
@@ -289,6 +290,11 @@ impl Story {
 
     /// The pending merge is computed.
     pub fn merge(&mut self) -> Revision {
+        self.merge_with(1.0)
+    }
+
+    /// The same, every update clipped by this factor.
+    pub fn merge_with(&mut self, factor: f32) -> Revision {
         let pending = self.run.pending_merge().expect("a merge is pending");
         let number = self.run.revision().number + 1;
         let digest = hash(revision(self.run.revision().lineage, number));
@@ -305,7 +311,7 @@ impl Story {
             merge: hash(format!("merge {number}")),
             merge_bytes: 7,
             digest,
-            factors: vec![1.0; pending.updates.len()],
+            factors: vec![factor; pending.updates.len()],
             regards,
         })
         .unwrap();
