@@ -1,5 +1,7 @@
 //! Writing a payload.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::layout::{Chunk, span};
@@ -25,6 +27,17 @@ pub fn encode(codec: Codec, layout: &Layout, values: &mut [f32]) -> Result<Vec<u
     if let Some(index) = first_not_finite(values) {
         return Err(EncodeError::NotFinite { index });
     }
+    Ok(encode_each(codec, layout, values, |_, _| ()))
+}
+
+/// Compresses finite values chunk by chunk, each after `prepare` changed it: it is given the
+/// chunk's place in the whole buffer and its values.
+pub(crate) fn encode_each(
+    codec: Codec,
+    layout: &Layout,
+    values: &mut [f32],
+    prepare: impl Fn(Range<usize>, &mut [f32]) + Sync,
+) -> Vec<u8> {
     let parts = layout.split(values);
     let groups: Vec<_> = layout.groups().collect();
     let records = parts
@@ -34,13 +47,15 @@ pub fn encode(codec: Codec, layout: &Layout, values: &mut [f32]) -> Result<Vec<u
             let mut encoder = Encoder::new(codec, chunks);
             let first = span(chunks).start;
             for chunk in chunks {
-                let from = chunk.start - first;
-                encoder.encode(&mut part[from..from + chunk.len]);
+                let whole = chunk.start..chunk.start + chunk.len;
+                let values = &mut part[whole.start - first..whole.end - first];
+                prepare(whole, values);
+                encoder.encode(values);
             }
             encoder.bytes
         })
         .collect();
-    Ok(join(codec, layout, records))
+    join(codec, layout, records)
 }
 
 /// Refuses a codec out of range and a buffer of another model.

@@ -8,8 +8,7 @@
 
 use rayon::prelude::*;
 
-use crate::encode::{Encoder, check_request, join};
-use crate::layout::span;
+use crate::encode::{check_request, encode_each};
 use crate::{Codec, DecodeError, EncodeError, Layout, Payload};
 
 /// `e ← decay · e + (global − local)`, sends what the codec keeps of `e`, `e ← e − sent`.
@@ -23,26 +22,15 @@ pub fn send(
     local: &[f32],
 ) -> Result<Vec<u8>, EncodeError> {
     check_send(codec, layout, decay, feedback, global, local)?;
-    let parts = layout.split(feedback);
-    let groups: Vec<_> = layout.groups().collect();
-    let records = parts
-        .into_par_iter()
-        .zip(groups)
-        .map(|(part, chunks)| {
-            let mut encoder = Encoder::new(codec, chunks);
-            let first = span(chunks).start;
-            for chunk in chunks {
-                let whole = chunk.start..chunk.start + chunk.len;
-                let e = &mut part[whole.start - first..whole.end - first];
-                for ((e, g), l) in e.iter_mut().zip(&global[whole.clone()]).zip(&local[whole]) {
-                    *e = accumulated(decay, *e, *g, *l);
-                }
-                encoder.encode(e);
-            }
-            encoder.bytes
-        })
-        .collect();
-    Ok(join(codec, layout, records))
+    Ok(encode_each(codec, layout, feedback, |whole, values| {
+        for ((e, g), l) in values
+            .iter_mut()
+            .zip(&global[whole.clone()])
+            .zip(&local[whole])
+        {
+            *e = accumulated(decay, *e, *g, *l);
+        }
+    }))
 }
 
 /// The first half of [`send`], for who looks at what was accumulated before it is sent:

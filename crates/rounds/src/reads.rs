@@ -336,14 +336,12 @@ impl Run {
     /// Audits that someone must make now, those first whose updates wait for them; answered
     /// with [`crate::Input::Audited`].
     pub fn pending_audits(&self) -> Vec<(AssignmentId, Audit)> {
-        // What follows from an update is audited after it.
-        let first = |id: &AssignmentId, audit: &Audit| {
-            let mut earlier = self.audits.range(..id);
-            !earlier.any(|(_, other)| other.worker == audit.worker)
-        };
-        let opened = self
+        // What follows from an update is audited after it: the first of each worker.
+        let mut workers = BTreeSet::new();
+        let first = self
             .audits()
-            .filter(|(id, audit)| audit.openings.is_some() && first(id, audit));
+            .filter(|(_, audit)| workers.insert(audit.worker));
+        let opened = first.filter(|(_, audit)| audit.openings.is_some());
         let mut pending: Vec<_> = opened.map(|(id, audit)| (id, audit.clone())).collect();
         pending.sort_by_key(|(id, audit)| (!audit.held, *id));
         pending

@@ -119,20 +119,21 @@ pub fn check_openings(
     let has_before = claim.before.is_some();
     let openings = Openings::read(layout, claim.chunks, has_before, openings)?;
     let sent = records(layout, claim.payload, claim.chunks)?;
-    let mut unsent = match &claim.before {
-        None => vec![None; claim.chunks.len()],
+    let unsent = match &claim.before {
+        None => vec![Vec::new(); claim.chunks.len()],
         Some(before) => unsent(layout, claim.codec, before, claim.chunks, &openings)?,
     };
     let mut opened = Vec::with_capacity(claim.chunks.len());
-    for (place, &number) in claim.chunks.iter().enumerate() {
-        let chunk = layout.chunks()[number];
-        let (accumulated, path) = openings.now(place);
-        finite(number, accumulated)?;
-        tree::verify(layout, &claim.root, number, accumulated, path)?;
-        if record(layout, claim.codec, number, accumulated) != sent[place] {
-            return Err(WrongOpening::NotItsRecord { chunk: number });
-        }
-        let before = unsent[place].take().unwrap_or_default();
+    for (place, (&number, before)) in claim.chunks.iter().zip(unsent).enumerate() {
+        let opening = openings.now(place);
+        prove(
+            layout,
+            claim.codec,
+            &claim.root,
+            (number, opening),
+            sent[place],
+        )?;
+        let (accumulated, _) = opening;
         let progress = match before.is_empty() {
             true => accumulated.to_vec(),
             false => {
@@ -141,7 +142,7 @@ pub fn check_openings(
             }
         };
         opened.push(Opened {
-            start: chunk.start,
+            start: layout.chunks()[number].start,
             chunk: number,
             unsent: length_of(before.iter().copied()),
             progress,
@@ -157,22 +158,18 @@ fn unsent(
     before: &Before,
     chunks: &[usize],
     openings: &Openings,
-) -> Result<Vec<Option<Vec<f32>>>, WrongOpening> {
+) -> Result<Vec<Vec<f32>>, WrongOpening> {
     let sent = records(layout, before.payload, chunks)?;
     let mut unsent = Vec::with_capacity(chunks.len());
     for (place, &number) in chunks.iter().enumerate() {
-        let (accumulated, path) = openings.before(place);
-        finite(number, accumulated)?;
-        tree::verify(layout, &before.root, number, accumulated, path)?;
-        if record(layout, codec, number, accumulated) != sent[place] {
-            return Err(WrongOpening::NotItsRecord { chunk: number });
-        }
-        unsent.push(Some(accumulated.to_vec()));
+        let opening = openings.before(place);
+        prove(layout, codec, &before.root, (number, opening), sent[place])?;
+        unsent.push(opening.0.to_vec());
     }
     let mut apply = |payload: &[u8], change: &dyn Fn(&mut f32, f32)| {
         let payload = Payload::parse(layout, payload)?;
         payload.each_in(layout, chunks, |place, index, value| {
-            if let Some(e) = unsent[place].as_mut().and_then(|e| e.get_mut(index)) {
+            if let Some(e) = unsent[place].get_mut(index) {
                 change(e, value);
             }
         })?;
@@ -194,17 +191,23 @@ fn records<'a>(
     Payload::parse(layout, payload)?.records_of(layout, chunks)
 }
 
-/// What the codec makes of a chunk.
-fn record(layout: &Layout, codec: Codec, number: usize, values: &[f32]) -> Vec<u8> {
+/// Checks that a chunk was opened as it was committed to, and sent as the codec has it.
+fn prove(
+    layout: &Layout,
+    codec: Codec,
+    root: &[u8; 32],
+    (number, (values, path)): (usize, (&[f32], &[[u8; 32]])),
+    sent: &[u8],
+) -> Result<(), WrongOpening> {
+    if !values.iter().all(|value| value.is_finite()) {
+        return Err(WrongOpening::NotFinite { chunk: number });
+    }
+    tree::verify(layout, root, number, values, path)?;
     let mut encoder = Encoder::new(codec, &[layout.chunks()[number]]);
     encoder.encode(&mut values.to_vec());
-    encoder.bytes
-}
-
-fn finite(chunk: usize, values: &[f32]) -> Result<(), WrongOpening> {
-    match values.iter().all(|value| value.is_finite()) {
+    match encoder.bytes == sent {
         true => Ok(()),
-        false => Err(WrongOpening::NotFinite { chunk }),
+        false => Err(WrongOpening::NotItsRecord { chunk: number }),
     }
 }
 

@@ -78,10 +78,7 @@ impl Run {
             // Nothing may follow from what was not proven: the next update begins at zero.
             member.committed = None;
             member.untaken.clear();
-        }
-        if finding.outcome == AuditOutcome::Failed {
-            let member = self.members.get_mut(&audit.worker);
-            if let Some(member) = member {
+            if finding.outcome == AuditOutcome::Failed {
                 member.credited_tokens = member.credited_tokens.saturating_sub(audit.tokens);
                 self.totals.tokens = self.totals.tokens.saturating_sub(audit.tokens);
             }

@@ -23,33 +23,11 @@ fn distrust(story: &mut Story, worker: u64) {
     story.fleet.get_mut(&WorkerId(worker)).unwrap().trusted = false;
 }
 
-fn drawn(input: Input, number: u64) -> Input {
-    match input {
-        Input::Update {
-            assignment,
-            worker,
-            base,
-            blocks_completed,
-            payload,
-            payload_bytes,
-            tokens_per_block,
-            feedback,
-            commitment,
-            ..
-        } => Input::Update {
-            assignment,
-            worker,
-            base,
-            blocks_completed,
-            payload,
-            payload_bytes,
-            tokens_per_block,
-            feedback,
-            commitment,
-            draw: number,
-        },
-        other => other,
+fn drawn(mut input: Input, number: u64) -> Input {
+    if let Input::Update { draw, .. } = &mut input {
+        *draw = number;
     }
+    input
 }
 
 /// A worker's whole update, for which the number is drawn that is audited first.
