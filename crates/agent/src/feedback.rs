@@ -158,8 +158,6 @@ impl Feedback {
         let settled = opengpu_merge::feedback::restore(layout, payload, part_not_merged, values);
         // On an error the buffer was not changed.
         if settled.is_ok() {
-            // Without room for its name nothing would follow from what was committed to: the
-            // next update is refused, and the buffer started anew.
             self.note_taken_back(assignment);
             self.set(Field::Settled, assignment.0 + 1);
         }

@@ -44,6 +44,16 @@ impl Job {
         self.spec.sync.up.into()
     }
 
+    /// What its error feedback belongs to.
+    fn owner(&self) -> Owner {
+        Owner {
+            run: self.run,
+            lineage: self.lineage,
+            parameters: self.layout.len(),
+            audited: self.spec.round.audit.enabled,
+        }
+    }
+
     /// Takes the buffers for a computation; they come back with [`Self::put_back`].
     pub(super) fn take(&mut self) -> anyhow::Result<Buffers> {
         self.buffers
@@ -157,10 +167,8 @@ impl Device {
         let job = self.job()?;
         let mut buffers = job.take()?;
         let owner = Owner {
-            run: job.run,
             lineage,
-            parameters: job.layout.len(),
-            audited: job.spec.round.audit.enabled,
+            ..job.owner()
         };
         buffers.feedback = Feedback::start(&folder, &name, owner)?;
         job.put_back(buffers);
@@ -196,13 +204,7 @@ impl Device {
         let (name, folder) = (self.feedback_name(), self.shared.folder.clone());
         let job = self.job()?;
         let mut buffers = job.take()?;
-        let owner = Owner {
-            run: job.run,
-            lineage: job.lineage,
-            parameters: job.layout.len(),
-            audited: job.spec.round.audit.enabled,
-        };
-        buffers.feedback = Feedback::start(&folder, &name, owner)?;
+        buffers.feedback = Feedback::start(&folder, &name, job.owner())?;
         job.put_back(buffers);
         let (run, feedback) = (job.run.0, job.feedback.0);
         tracing::info!(

@@ -88,18 +88,14 @@ impl Feedback {
         self.set(Field::State, CLEAN);
     }
 
-    /// Remembers that part of an update was put back. False: there is no room for its name.
-    pub(super) fn note_taken_back(&mut self, assignment: AssignmentId) -> bool {
-        if !self.is_audited() {
-            return true;
-        }
+    /// Remembers that part of an update was put back. Without room for its name nothing would
+    /// follow from what was committed to: the next update is refused, and the buffer started anew.
+    pub(super) fn note_taken_back(&mut self, assignment: AssignmentId) {
         let count = self.get(Field::TakenBack);
-        if count >= MOST_TAKEN_BACK {
-            return false;
+        if self.is_audited() && count < MOST_TAKEN_BACK {
+            self.set_at(TAKEN_BACK + 8 * count as usize, assignment.0);
+            self.set(Field::TakenBack, count + 1);
         }
-        self.set_at(TAKEN_BACK + 8 * count as usize, assignment.0);
-        self.set(Field::TakenBack, count + 1);
-        true
     }
 
     fn taken_back(&self) -> Vec<AssignmentId> {

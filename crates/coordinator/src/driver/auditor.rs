@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use opengpu_merge::Layout;
 use opengpu_merge::audit::{
     Before, Claim, Opened, WrongOpening, check_openings, draw_chunks, typical_length,
 };
@@ -137,11 +136,11 @@ impl Auditor {
         // A difference is confirmed before anybody is accused of it.
         for _ in 0..2 {
             let again = self.train_again(run, audit).await?;
-            if let Err(wrong) = unsent_in_bounds(run, &opened, &again) {
+            let decay = run.spec.sync.feedback_decay;
+            if let Err(wrong) = again.check_unsent(decay, &opened) {
                 return Ok(failed("not_proven", wrong.to_string(), None));
             }
-            let distance = farthest(&run.layout, &opened, &again);
-            measured = measured.min(distance);
+            measured = measured.min(again.farthest(&opened));
             // What is far off is not rounding, and not worth a second training.
             if measured > FAR_OFF * allowed {
                 break;
@@ -230,9 +229,14 @@ impl Auditor {
                 audit.blocks_completed
             );
         }
+        let (global, local) = (
+            SharedFile::open(base.path())?,
+            SharedFile::open(out.path())?,
+        );
         Ok(Again {
-            global: SharedFile::open(base.path())?,
-            local: SharedFile::open(out.path())?,
+            typical: typical_length(&run.layout, global.as_f32(), local.as_f32()),
+            global,
+            local,
             _out: out,
         })
     }
@@ -315,7 +319,29 @@ impl Way {
 struct Again {
     global: SharedFile,
     local: SharedFile,
+    /// [`typical_length`] of the progress between them.
+    typical: f64,
     _out: WeightsFile,
+}
+
+impl Again {
+    fn check_unsent(&self, decay: f32, opened: &[Opened]) -> Result<(), WrongOpening> {
+        let weights = (self.global.as_f32(), self.local.as_f32());
+        let mut chunks = opened.iter();
+        chunks.try_for_each(|chunk| chunk.check_unsent(decay, weights, self.typical))
+    }
+
+    fn farthest(&self, opened: &[Opened]) -> f64 {
+        let (global, local) = (self.global.as_f32(), self.local.as_f32());
+        let distances = opened
+            .iter()
+            .map(|chunk| chunk.distance(global, local, self.typical));
+        // A loss of all numbers is far away, not near.
+        distances.fold(0.0, |farthest, distance| match distance.is_nan() {
+            true => f64::INFINITY,
+            false => farthest.max(distance),
+        })
+    }
 }
 
 /// Whether a claim follows from its worker's commitments.
@@ -354,25 +380,6 @@ async fn prove(
 /// The chunks that an audit's number draws.
 pub fn drawn(run: &LiveRun, audit: &Audit) -> Vec<usize> {
     draw_chunks(&run.layout, audit.draw, run.spec.trust.audit_chunks)
-}
-
-fn unsent_in_bounds(run: &LiveRun, opened: &[Opened], again: &Again) -> Result<(), WrongOpening> {
-    let weights = (again.global.as_f32(), again.local.as_f32());
-    let typical = typical_length(&run.layout, weights.0, weights.1);
-    let decay = run.spec.sync.feedback_decay;
-    let mut chunks = opened.iter();
-    chunks.try_for_each(|chunk| chunk.check_unsent(decay, weights, typical))
-}
-
-fn farthest(layout: &Layout, opened: &[Opened], again: &Again) -> f64 {
-    let (global, local) = (again.global.as_f32(), again.local.as_f32());
-    let typical = typical_length(layout, global, local);
-    let distances = opened.iter().map(|o| o.distance(global, local, typical));
-    // A loss of all numbers is far away, not near.
-    distances.fold(0.0, |farthest, distance| match distance.is_nan() {
-        true => f64::INFINITY,
-        false => farthest.max(distance),
-    })
 }
 
 fn failed(code: &str, reason: String, numbers: Option<(f64, f64)>) -> Finding {

@@ -11,7 +11,7 @@ use sea_orm::{
     sea_query::Expr,
 };
 
-use super::standing::vouch;
+use super::standing::set_vouched;
 use super::tokens::LOCAL_LABEL;
 use super::{
     Result, Store, StoreError,
@@ -216,7 +216,7 @@ impl Store {
         match insert_key(&tx, id, public_key, now_ms).await {
             Ok(()) => {
                 if is_local {
-                    vouch(&tx, id).await?;
+                    set_vouched(&tx, id, true).await?;
                 }
                 tx.commit().await?;
                 Ok(NodeId(from_db(id)))

@@ -46,26 +46,32 @@ impl Standing {
     }
 }
 
+impl From<standing::Model> for Standing {
+    fn from(row: standing::Model) -> Self {
+        Self {
+            vouched: row.vouched,
+            passed: from_db(row.passed),
+            failed: from_db(row.failed),
+        }
+    }
+}
+
 impl Store {
     /// What is known of each node that was audited or vouched for.
     pub async fn standings(&self) -> Result<Vec<(NodeId, Standing)>> {
         let rows = standing::Entity::find().all(&self.reader).await?;
-        let read = |row: standing::Model| {
-            let standing = Standing {
-                vouched: row.vouched,
-                passed: from_db(row.passed),
-                failed: from_db(row.failed),
-            };
-            (NodeId(from_db(row.node)), standing)
-        };
-        Ok(rows.into_iter().map(read).collect())
+        let rows = rows.into_iter();
+        Ok(rows
+            .map(|row| (NodeId(from_db(row.node)), row.into()))
+            .collect())
     }
 
     /// What is known of one node.
     pub async fn standing(&self, node: NodeId) -> Result<Standing> {
-        let standings = self.standings().await?;
-        let found = standings.into_iter().find(|(id, _)| *id == node);
-        Ok(found.map(|(_, standing)| standing).unwrap_or_default())
+        let row = standing::Entity::find_by_id(to_db(node.0)?)
+            .one(&self.reader)
+            .await?;
+        Ok(row.map(Standing::from).unwrap_or_default())
     }
 
     /// Says whether an operator vouches for a node.
@@ -77,12 +83,8 @@ impl Store {
     }
 }
 
-/// Counts audits. Returns the nodes that were put in quarantine for them.
-pub(super) async fn count_audits(
-    tx: &impl ConnectionTrait,
-    audits: &[Audited],
-) -> Result<Vec<NodeId>> {
-    let mut quarantined = Vec::new();
+/// Counts audits, and puts the nodes in quarantine that failed them.
+pub(super) async fn count_audits(tx: &impl ConnectionTrait, audits: &[Audited]) -> Result<()> {
     for audit in audits {
         let id = to_db(audit.node.0)?;
         let (passed, failed) = match audit.outcome {
@@ -108,7 +110,7 @@ pub(super) async fn count_audits(
         if !audit.proven && failures < UNPROVEN_FAILURES {
             continue;
         }
-        let changed = node::Entity::update_many()
+        node::Entity::update_many()
             .col_expr(
                 node::Column::State,
                 Expr::value(NodeState::Quarantined.as_str()),
@@ -119,21 +121,13 @@ pub(super) async fn count_audits(
                     .is_in([NodeState::Active.as_str(), NodeState::Draining.as_str()]),
             )
             .exec(tx)
-            .await?
-            .rows_affected;
-        if changed == 1 {
-            quarantined.push(audit.node);
-        }
+            .await?;
     }
-    Ok(quarantined)
+    Ok(())
 }
 
-/// Marks a node that was just taken in as one that an operator vouches for.
-pub(super) async fn vouch(tx: &impl ConnectionTrait, node: i64) -> Result<()> {
-    set_vouched(tx, node, true).await
-}
-
-async fn set_vouched(tx: &impl ConnectionTrait, node: i64, vouched: bool) -> Result<()> {
+/// The same within a transaction: of a node that is just taken in.
+pub(super) async fn set_vouched(tx: &impl ConnectionTrait, node: i64, vouched: bool) -> Result<()> {
     ensure_row(tx, node).await?;
     standing::Entity::update_many()
         .col_expr(standing::Column::Vouched, Expr::value(vouched))
