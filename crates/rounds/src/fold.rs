@@ -292,7 +292,7 @@ impl Run {
             member.credited_tokens += tokens;
             member.accepted += 1;
             member.proven = true;
-            member.remember(assignment, Some(payload), outcome);
+            member.remember((assignment, lease.round), Some(payload), outcome);
         }
     }
 
@@ -304,7 +304,8 @@ impl Run {
         if let Some(member) = self.members.get_mut(&lease.worker) {
             member.returned += 1;
             let reason = reason.to_owned();
-            member.remember(assignment, None, Outcome::NotMerged { reason });
+            let of = (assignment, lease.round);
+            member.remember(of, None, Outcome::NotMerged { reason });
         }
     }
 
@@ -502,9 +503,15 @@ impl Member {
         }
     }
 
-    fn remember(&mut self, assignment: AssignmentId, payload: Option<Hash>, outcome: Outcome) {
+    fn remember(
+        &mut self,
+        (assignment, round): (AssignmentId, u64),
+        payload: Option<Hash>,
+        outcome: Outcome,
+    ) {
         self.verdicts.push_back(Verdict {
             assignment,
+            round: Some(round),
             payload,
             outcome,
         });

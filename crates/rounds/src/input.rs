@@ -177,4 +177,15 @@ pub struct Refusal {
     pub code: &'static str,
     /// For a person: what is wrong, with the number, and what mends it.
     pub message: String,
+    /// The numbers, where what refused it is a comparison.
+    pub compared: Option<Compared>,
+}
+
+/// The two numbers of a check that compares, in the check's own unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// What it found.
+    pub measured: u64,
+    /// What would have passed, or the nearest that would.
+    pub allowed: u64,
 }

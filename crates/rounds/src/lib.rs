@@ -31,7 +31,7 @@ mod weight;
 pub use audit::{Audit, AuditBefore, AuditOutcome, AuditRules, Commitment, Finding};
 pub use event::{BlockRange, Event, EventKind, Regard};
 pub use ids::{AssignmentId, FeedbackId, Hash, NodeId, NotAHash, Revision, RunId, WorkerId};
-pub use input::{Decision, Fleet, Input, Refusal, WorkerSight, fleet_after_restart};
+pub use input::{Compared, Decision, Fleet, Input, Refusal, WorkerSight, fleet_after_restart};
 pub use reads::{PendingMerge, PendingUpdate};
 pub use run::{
     Checkpoint, Lease, Lineage, Member, MergeRecord, OpenRound, Outcome, Phase, RoundSummary, Run,

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::NodeId;
 use crate::run::WaitingUpdate;
 use crate::{
-    AssignmentId, Audit, BlockRange, Checkpoint, Hash, Lease, Lineage, Member, MergeRecord,
-    OpenRound, Outcome, Phase, Revision, RoundSettings, RoundSummary, Run, Totals, Verdict,
-    WorkerId,
+    AssignmentId, Audit, BlockRange, Checkpoint, Compared, Hash, Lease, Lineage, Member,
+    MergeRecord, OpenRound, Outcome, Phase, Revision, RoundSettings, RoundSummary, Run, Totals,
+    Verdict, WorkerId,
 };
 
 /// A merge that someone must compute now; answered with [`crate::Input::MergeDone`].
@@ -175,6 +175,15 @@ impl Run {
             let verdict = member.verdict(assignment)?;
             Some((*worker, verdict))
         })
+    }
+
+    /// By how many rounds an assignment that was given back is behind, and how many would have
+    /// done; None if it was not given back for being late.
+    pub fn lateness(&self, verdict: &Verdict) -> Option<Compared> {
+        let measured = self.round().saturating_sub(verdict.round?);
+        let allowed = self.settings.staleness_rounds;
+        let late = verdict.payload.is_none() && measured > allowed;
+        late.then_some(Compared { measured, allowed })
     }
 
     /// The assignment whose accepted update is this payload, as far back as verdicts are kept.

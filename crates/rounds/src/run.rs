@@ -190,6 +190,9 @@ pub struct Member {
 pub struct Verdict {
     /// Which.
     pub assignment: AssignmentId,
+    /// The round that it belonged to; None in snapshots from before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<u64>,
     /// The payload that was accepted for it, if one was.
     pub payload: Option<Hash>,
     /// What became of it.

@@ -1,11 +1,11 @@
 //! What a worker commits itself to, what it opens of it, and what an audit found.
 
-use super::{Deciding, Granted, refuse};
+use super::{Deciding, Granted, comparing, refuse};
 use crate::audit::NOT_OPENED;
 use crate::explain::seconds;
 use crate::{
-    AssignmentId, AuditOutcome, Commitment, EventKind, Finding, Hash, Member, Outcome, Refusal,
-    WorkerId,
+    AssignmentId, AuditOutcome, Commitment, Compared, EventKind, Finding, Hash, Member, Outcome,
+    Refusal, WorkerId,
 };
 
 /// Most updates that are taken back between two: each is read for an audit.
@@ -51,7 +51,11 @@ impl Deciding<'_> {
                 format!(
                     "{given} updates were taken back, {most} are the most; start at zero under a new id"
                 ),
-            );
+            )
+            .map_err(comparing(Compared {
+                measured: given as u64,
+                allowed: most as u64,
+            }));
         }
         for (place, id) in commitment.taken_back.iter().enumerate() {
             let verdict = member.verdict(*id).map(|verdict| &verdict.outcome);

@@ -7,7 +7,7 @@ mod rounds;
 mod sight;
 mod update;
 
-use crate::{Decision, Event, EventKind, Fleet, Input, Refusal, Run};
+use crate::{Compared, Decision, Event, EventKind, Fleet, Input, Refusal, Run};
 
 /// A decision in the making: the state as it will be once the events so far are folded, so
 /// that each next event is decided on what the ones before it made true.
@@ -113,5 +113,14 @@ fn refuse(code: &'static str, message: impl Into<String>) -> Granted {
     Err(Refusal {
         code,
         message: message.into(),
+        compared: None,
     })
+}
+
+/// Of a refusal: the numbers that its check compared.
+fn comparing(compared: Compared) -> impl FnOnce(Refusal) -> Refusal {
+    move |refusal| Refusal {
+        compared: Some(compared),
+        ..refusal
+    }
 }

@@ -1,8 +1,10 @@
 //! Updates: accepted, accepted as late, or refused with the number that decided it.
 
-use super::{Deciding, Granted, refuse};
+use super::{Deciding, Granted, comparing, refuse};
 use crate::explain::count;
-use crate::{AssignmentId, EventKind, Hash, Input, Lease, Outcome, Refusal, Revision, WorkerId};
+use crate::{
+    AssignmentId, Compared, EventKind, Hash, Input, Lease, Outcome, Refusal, Revision, WorkerId,
+};
 
 impl Deciding<'_> {
     pub(super) fn update(&mut self, input: &Input) -> Granted {
@@ -57,7 +59,11 @@ impl Deciding<'_> {
             return refuse(
                 "nothing_completed",
                 format!("assignment {assignment} has no completed block; it was returned"),
-            );
+            )
+            .map_err(comparing(Compared {
+                measured: 0,
+                allowed: 1,
+            }));
         }
         let (mergeable, round) = (member.proven, lease.round);
         let late = run.round().saturating_sub(round);
@@ -119,7 +125,11 @@ impl Deciding<'_> {
             (None, Outcome::NotMerged { reason }) => refuse(
                 "lease_returned",
                 format!("the blocks of assignment {assignment} were given back: {reason}"),
-            ),
+            )
+            .map_err(|refusal| Refusal {
+                compared: run.lateness(verdict),
+                ..refusal
+            }),
             (None, _) => refuse("lease_returned", "the lease was returned"),
         }
     }
@@ -143,21 +153,33 @@ fn check_lease(
         return refuse(
             "wrong_lineage",
             format!("the update is of lineage {theirs}, assignment {assignment} of {ours}"),
-        );
+        )
+        .map_err(comparing(Compared {
+            measured: theirs.into(),
+            allowed: ours.into(),
+        }));
     }
     if lease.base != base {
         let expected = lease.base;
         return refuse(
             "wrong_base",
             format!("assignment {assignment} starts from revision {expected}, not from {base}"),
-        );
+        )
+        .map_err(comparing(Compared {
+            measured: base.number,
+            allowed: expected.number,
+        }));
     }
     let blocks = lease.block_count();
     if blocks_completed > blocks {
         return refuse(
             "too_many_blocks",
             format!("assignment {assignment} has {blocks} blocks, not {blocks_completed}"),
-        );
+        )
+        .map_err(comparing(Compared {
+            measured: blocks_completed,
+            allowed: blocks,
+        }));
     }
     Ok(())
 }
