@@ -3,7 +3,7 @@
 
 use anyhow::Context;
 use opengpu_ledger::tree::{TreeHash, plan_consistency, plan_inclusion};
-use opengpu_ledger::{Entry, EntryKind, Head, Origin, Receipt, VerifierKey, line};
+use opengpu_ledger::{EntryKind, Head, Origin, Receipt, VerifierKey, line};
 use opengpu_protocol::SigningKey;
 use opengpu_rounds::{AssignmentId, Hash, RunId};
 
@@ -61,22 +61,24 @@ impl Signer {
         Ok(SignedHead { head, note })
     }
 
-    /// The receipt for an accepted update; None if none was accepted for the assignment.
+    /// The receipt for the accepted update of an assignment, or for its rejection with `code`;
+    /// None if the ledger has none.
     pub async fn receipt(
         &self,
         store: &Store,
         run: RunId,
         assignment: AssignmentId,
+        code: Option<&str>,
     ) -> anyhow::Result<Option<Receipt>> {
         let entries = store.ledger_of(run, assignment).await?;
-        let Some(accepted) = entries.into_iter().find(is_accepted) else {
+        let Some(found) = entries.into_iter().find(|found| is(found, code)) else {
             return Ok(None);
         };
         let signed = self.head(store, run).await?;
-        let plan = plan_inclusion(accepted.number, signed.head.size)?;
+        let plan = plan_inclusion(found.number, signed.head.size)?;
         Ok(Some(Receipt {
-            line: accepted.line.into_bytes(),
-            index: accepted.number,
+            line: found.line.into_bytes(),
+            index: found.number,
             proof: store.ledger_proof(run, &plan).await?,
             head: signed.note,
         }))
@@ -100,12 +102,14 @@ impl Signer {
     }
 }
 
-fn is_accepted(found: &LedgerLine) -> bool {
-    matches!(
-        line::read(found.line.as_bytes()),
-        Ok(Entry {
-            kind: EntryKind::Accepted { .. },
-            ..
-        })
-    )
+/// Whether a line is an accepted update, or the rejection with this code.
+fn is(found: &LedgerLine, wanted: Option<&str>) -> bool {
+    let Ok(entry) = line::read(found.line.as_bytes()) else {
+        return false;
+    };
+    match (entry.kind, wanted) {
+        (EntryKind::Accepted { .. }, None) => true,
+        (EntryKind::Rejected { code, .. }, Some(wanted)) => code.as_str() == wanted,
+        _ => false,
+    }
 }

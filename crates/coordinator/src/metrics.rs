@@ -35,7 +35,8 @@ pub struct Metrics {
     pub requests: Family<RequestLabels, Counter>,
     /// Updates accepted.
     pub updates_accepted: Counter,
-    /// Updates refused, by code.
+    /// Updates and their payloads refused, by code, whichever check it was: from the signature
+    /// to the run's rules.
     pub updates_refused: Family<CodeLabel, Counter>,
     /// Updates that counted less than their weight in a merge, by code.
     pub updates_counted_less: Family<CodeLabel, Counter>,

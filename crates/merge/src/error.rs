@@ -123,6 +123,32 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// What was measured and what was allowed, or the nearest that was, where the check
+    /// compares two numbers.
+    pub fn compared(&self) -> Option<(u64, u64)> {
+        let pair = |measured: usize, allowed: usize| Some((measured as u64, allowed as u64));
+        match *self {
+            Self::TooShort { needed, got } => pair(got, needed),
+            Self::TooLong { limit, got } => pair(got, limit),
+            Self::Version { found } => Some((found.into(), 1)),
+            Self::WrongLayout { expected, found } => Some((found, expected)),
+            Self::Count { found, limit, .. } => pair(found, limit),
+            Self::WrongTarget { expected, got } => pair(got, expected),
+            Self::Magic
+            | Self::UnknownCodec { .. }
+            | Self::WrongCodec { .. }
+            | Self::Scale { .. }
+            | Self::Tag { .. }
+            | Self::IndexOrder { .. }
+            | Self::IndexRange { .. }
+            | Self::Value { .. }
+            | Self::Padding { .. }
+            | Self::Factor { .. } => None,
+        }
+    }
+}
+
 /// Why values could not be encoded. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -544,6 +544,12 @@ pub struct ErrorBody {
     pub code: String,
     /// For a person: what is wrong, with the number, and what mends it.
     pub message: String,
+    /// What the check that refused measured, in its own unit, where it compares numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<u64>,
+    /// What it would have allowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allowed: Option<u64>,
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use opengpu_protocol::wire::ErrorBody;
+use opengpu_rounds::{Compared, Refusal};
 
 use crate::limits::TooOften;
 
@@ -19,6 +20,8 @@ pub struct ApiError {
     pub message: String,
     /// Seconds after which the same request may succeed.
     pub retry_after: Option<u64>,
+    /// The numbers, where what refused it is a comparison.
+    pub compared: Option<Compared>,
 }
 
 /// What the log and the metrics know about a refusal once the answer is built.
@@ -41,7 +44,13 @@ impl ApiError {
             code: code.to_owned(),
             message: message.into(),
             retry_after: None,
+            compared: None,
         }
+    }
+    /// The same, with the numbers that its check compared.
+    pub fn comparing(mut self, measured: u64, allowed: u64) -> Self {
+        self.compared = Some(Compared { measured, allowed });
+        self
     }
     /// 400: the request is no request.
     pub fn bad_request(code: &str, message: impl Into<String>) -> Self {
@@ -129,6 +138,15 @@ fn is_disk_full(error: &anyhow::Error) -> bool {
     })
 }
 
+/// What a run refused, as a conflict with its state.
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let mut error = Self::conflict(refusal.code, refusal.message);
+        error.compared = refusal.compared;
+        error
+    }
+}
+
 impl From<anyhow::Error> for ApiError {
     fn from(error: anyhow::Error) -> Self {
         Self::fault(&error)
@@ -144,6 +162,8 @@ impl IntoResponse for ApiError {
         let body = ErrorBody {
             code: self.code,
             message: self.message,
+            measured: self.compared.map(|compared| compared.measured),
+            allowed: self.compared.map(|compared| compared.allowed),
         };
         let mut response = (self.status, Json(body)).into_response();
         if let Some(seconds) = self.retry_after {

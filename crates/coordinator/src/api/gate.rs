@@ -20,12 +20,15 @@ use super::endpoint::{Access, BodyRule, matched_path};
 use super::error::{ApiError, Refused};
 use super::extract::{Buffered, Caller, SignedWith};
 use crate::Coordinator;
-use crate::metrics::RequestLabels;
+use crate::metrics::{CodeLabel, RequestLabels};
 
 /// Longest wait for the next piece of a body.
 pub const STALL: Duration = Duration::from_secs(30);
 /// Longest time for a whole body that is held in memory.
 const WHOLE: Duration = Duration::from_secs(120);
+
+/// Where updates come in: what is refused there is counted by its code.
+const UPDATES: [&str; 2] = ["/v1/runs/{run}/payloads/{hash}", "/v1/runs/{run}/updates"];
 
 /// The rule of one endpoint.
 #[derive(Clone)]
@@ -107,7 +110,16 @@ pub async fn record(
             status,
         })
         .inc();
-    match response.extensions().get::<Refused>() {
+    let refused = response.extensions().get::<Refused>();
+    if let Some(refused) = refused
+        && response.status().is_client_error()
+        && UPDATES.contains(&route.as_str())
+    {
+        let code = refused.code.clone();
+        let updates_refused = &coordinator.metrics().updates_refused;
+        updates_refused.get_or_create(&CodeLabel { code }).inc();
+    }
+    match refused {
         Some(refused) if status == StatusCode::TOO_MANY_REQUESTS => {
             tracing::debug!(%method, route, status, code = refused.code, message = refused.message, "refused");
         }

@@ -114,14 +114,20 @@ impl Checker {
             return Err(ApiError::unacceptable(
                 "bad_payload",
                 format!("the payload has {bytes} bytes, at most {limit} are allowed"),
-            ));
+            )
+            .comparing(bytes, limit));
         }
         let _turn = self.0.acquire().await.map_err(anyhow::Error::from)?;
         let body = blobs.read(payload).await.map_err(anyhow::Error::from)?;
         let (codec, layout) = (run.spec.sync.up, Arc::clone(&run.layout));
         let checked = tokio::task::spawn_blocking(move || {
-            opengpu_merge::check(codec.into(), &layout, &body)
-                .map_err(|error| ApiError::unacceptable("bad_payload", error.to_string()))
+            opengpu_merge::check(codec.into(), &layout, &body).map_err(|error| {
+                let refusal = ApiError::unacceptable("bad_payload", error.to_string());
+                match error.compared() {
+                    Some((measured, allowed)) => refusal.comparing(measured, allowed),
+                    None => refusal,
+                }
+            })
         });
         checked.await.map_err(anyhow::Error::from)??;
         run.remember_checked(payload, bytes);

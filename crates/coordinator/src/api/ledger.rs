@@ -54,20 +54,38 @@ pub async fn lines(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], text))
 }
 
+/// Which of an assignment's entries a receipt is for.
+#[derive(Debug, Deserialize)]
+pub struct Wanted {
+    /// The rejection with this code; the accepted update if absent.
+    code: Option<String>,
+}
+
 /// `GET /v1/runs/{run}/ledger/receipts/{assignment}`
 pub async fn receipt(
     State(coordinator): State<Coordinator>,
     Segments((run, assignment)): Segments<(RunId, AssignmentId)>,
+    Asked(wanted): Asked<Wanted>,
 ) -> ApiResult<impl IntoResponse> {
     let run = find(&coordinator, run)?;
     let receipt = coordinator
         .ledger()
-        .receipt(coordinator.store(), run.id, assignment)
+        .receipt(
+            coordinator.store(),
+            run.id,
+            assignment,
+            wanted.code.as_deref(),
+        )
         .await?;
     let receipt = receipt.ok_or_else(|| {
+        let what = match wanted.code {
+            // Not the code that was asked for: it may be anything.
+            Some(_) => "rejection with that code",
+            None => "accepted update",
+        };
         ApiError::not_found(
             "no_receipt",
-            format!("the ledger has no accepted update of assignment {assignment}"),
+            format!("the ledger has no {what} of assignment {assignment}"),
         )
     })?;
     let kind = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];

@@ -81,8 +81,10 @@ fn agent() -> Vec<(&'static str, Value)> {
         (
             "ErrorBody",
             value(ErrorBody {
-                code: "unknown_run".into(),
-                message: "there is no run 7".into(),
+                code: "too_many_blocks".into(),
+                message: "assignment 3 has 8 blocks, not 9".into(),
+                measured: Some(9),
+                allowed: Some(8),
             }),
         ),
         (

@@ -85,7 +85,8 @@ fn agent() -> Vec<Endpoint> {
             .reads("Report", SMALL)
             .answers("Reported"),
         Endpoint::put("/v1/runs/{run}/payloads/{hash}", Node, updates::payload)
-            .says("Stores an update's payload after checking it: for a node that holds an assignment. The body may have as many bytes as the run's codec can make of its model.")
+            .says("Stores an update's payload after checking it: for a node that holds an assignment. The body may have as many bytes as the run's codec can make of its model. What is refused is in the ledger under the assignment that is named.")
+            .asks(&["assignment"])
             .reads_bytes(BodyRule::Payload)
             .within(A_DAY),
         Endpoint::put(
@@ -140,7 +141,8 @@ fn ledgers() -> Vec<Endpoint> {
             NodeOrOperator,
             ledger::receipt,
         )
-        .says("The receipt for an accepted update: its entry, and the proof that it is in the ledger.")
+        .says("The receipt for an accepted update, or with `code` for one that was rejected with that code: its entry, and the proof that it is in the ledger.")
+        .asks(&["code"])
         .answers("text/plain"),
         Endpoint::get(
             "/v1/runs/{run}/ledger/consistency",

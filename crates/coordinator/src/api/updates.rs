@@ -6,30 +6,54 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use opengpu_merge::audit::openings_bytes;
 use opengpu_protocol::wire::{UpdateNotice, Verdict};
-use opengpu_rounds::{AssignmentId, Hash, Input, NodeId, RunId};
+use opengpu_rounds::{AssignmentId, Hash, Input, NodeId, RunId, WorkerId};
+use serde::Deserialize;
 
 use super::error::{ApiError, ApiResult};
-use super::extract::{Parsed, Segments, SignedNode};
+use super::extract::{Asked as Query, Parsed, Segments, SignedNode};
 use super::gate::declared_length;
 use super::intake::{drain, store};
 use super::runs::find;
 use super::workers::check;
 use crate::Coordinator;
-use crate::driver::{LiveRun, drawn};
-use crate::metrics::CodeLabel;
+use crate::driver::{LiveRun, Rejection, drawn};
 use crate::plan;
 
 /// Of a body that nobody asked for so much is read, so that its sender gets to hear the answer.
 const SMALL_BODY: u64 = 1 << 20;
+
+/// What a payload is sent for.
+#[derive(Debug, Deserialize)]
+pub struct SentFor {
+    /// The assignment; agents from before there were rejections in the ledger say nothing.
+    assignment: Option<u64>,
+}
 
 /// `PUT /v1/runs/{run}/payloads/{hash}`
 pub async fn payload(
     State(coordinator): State<Coordinator>,
     SignedNode(node): SignedNode,
     Segments((run, hash)): Segments<(RunId, Hash)>,
+    Query(sent_for): Query<SentFor>,
     request: Request,
 ) -> ApiResult<StatusCode> {
     let run = find(&coordinator, run)?;
+    match take(&coordinator, &run, node, hash, request).await {
+        Ok(()) => Ok(StatusCode::OK),
+        Err(refusal) => match sent_for.assignment {
+            Some(assignment) => Err(rejected(&run, node, AssignmentId(assignment), refusal).await),
+            None => Err(refusal),
+        },
+    }
+}
+
+async fn take(
+    coordinator: &Coordinator,
+    run: &LiveRun,
+    node: NodeId,
+    hash: Hash,
+    request: Request,
+) -> ApiResult<()> {
     if run.is_over() {
         return Err(ApiError::conflict(
             "run_over",
@@ -38,8 +62,10 @@ pub async fn payload(
     }
     let limit = run.payload_limit() as u64;
     let (parts, body) = request.into_parts();
-    if declared_length(&parts.headers).is_some_and(|bytes| bytes > limit) {
-        return Err(ApiError::too_large(limit));
+    if let Some(bytes) = declared_length(&parts.headers)
+        && bytes > limit
+    {
+        return Err(ApiError::too_large(limit).comparing(bytes, limit));
     }
     let begun = run.quotas().begin(&run.state(), node, hash);
     let _under_way = match begun {
@@ -50,12 +76,27 @@ pub async fn payload(
         }
     };
     tracing::info!(run = %run.id, %node, %hash, "payload begins");
-    store(&coordinator, hash, body, limit).await?;
-    coordinator
-        .checker()
-        .check(&coordinator, &run, hash)
-        .await?;
-    Ok(StatusCode::OK)
+    store(coordinator, hash, body, limit).await?;
+    coordinator.checker().check(coordinator, run, hash).await?;
+    Ok(())
+}
+
+/// The answer to a refused update, given once its line is in the ledger, if it is a verdict on
+/// work: then the node can have the proof at once.
+async fn rejected(
+    run: &LiveRun,
+    node: NodeId,
+    assignment: AssignmentId,
+    refusal: ApiError,
+) -> ApiError {
+    let Some(rejection) = Rejection::new(node, assignment, &refusal.code, refusal.compared) else {
+        return refusal;
+    };
+    match run.reject(rejection).await {
+        Ok(()) => refusal,
+        // It is sent again then, and refused again.
+        Err(error) => error.into(),
+    }
 }
 
 /// What is asked of a node about an audited update.
@@ -143,7 +184,13 @@ pub async fn post(
 ) -> ApiResult<Json<Verdict>> {
     check(&coordinator, node, notice.worker)?;
     let run = find(&coordinator, run)?;
-    let bytes = payload_is_here(&coordinator, &run, notice.payload).await?;
+    let bytes = match payload_is_here(&coordinator, &run, notice.payload).await {
+        Ok(bytes) => bytes,
+        Err(refusal) => {
+            note_refusal(&coordinator, &run, notice.worker, &refusal.message);
+            return Err(rejected(&run, node, notice.assignment, refusal).await);
+        }
+    };
     let input = Input::Update {
         assignment: notice.assignment,
         worker: notice.worker,
@@ -158,21 +205,19 @@ pub async fn post(
     };
     let answer = run.ask(input, Some(notice.loss)).await?;
     if let Some(refusal) = answer.refusal {
-        coordinator
-            .metrics()
-            .updates_refused
-            .get_or_create(&CodeLabel {
-                code: refusal.code.to_owned(),
-            })
-            .inc();
-        if let Some(worker) = coordinator.fleet().lock().workers.get_mut(&notice.worker) {
-            worker.refused += 1;
-            worker.last_refusal = Some(refusal.message.clone());
-        }
-        run.changed();
-        return Err(ApiError::conflict(refusal.code, refusal.message));
+        note_refusal(&coordinator, &run, notice.worker, &refusal.message);
+        return Err(refusal.into());
     }
     verdict_of(&coordinator, node, &run, notice.assignment).map(Json)
+}
+
+/// For the page of the run.
+fn note_refusal(coordinator: &Coordinator, run: &LiveRun, worker: WorkerId, message: &str) {
+    if let Some(worker) = coordinator.fleet().lock().workers.get_mut(&worker) {
+        worker.refused += 1;
+        worker.last_refusal = Some(message.to_owned());
+    }
+    run.changed();
 }
 
 /// `GET /v1/runs/{run}/updates/{assignment}`

@@ -11,6 +11,7 @@ use opengpu_trainer_protocol::{ModelConfig, TensorShape};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::evaluator::Due;
+use super::rejection::Rejection;
 use super::weights_file::WeightsFile;
 use super::workshop::{Job, Recipe};
 use crate::api::error::ApiError;
@@ -35,14 +36,24 @@ pub struct Mailbox {
     pub jobs: mpsc::Receiver<Job>,
 }
 
-/// An input and whoever waits for its answer.
-pub struct Message {
-    /// What happened.
-    pub input: Input,
-    /// Mean training loss of the update, if it is one.
-    pub loss: Option<f64>,
-    /// Who is told once the decision is durable.
-    pub reply: oneshot::Sender<Result<Answer, DriveError>>,
+/// What a driver is asked for, and whoever waits for it.
+pub enum Message {
+    /// A decision.
+    Decide {
+        /// What happened.
+        input: Input,
+        /// Mean training loss of the update, if it is one.
+        loss: Option<f64>,
+        /// Who is told once the decision is durable.
+        reply: oneshot::Sender<Result<Answer, DriveError>>,
+    },
+    /// A line in the ledger: work was refused before there was anything to decide.
+    Reject {
+        /// What was refused.
+        rejection: Rejection,
+        /// Who is told once the line is durable, if there is to be one.
+        reply: oneshot::Sender<Result<(), DriveError>>,
+    },
 }
 
 /// What came of an input.
@@ -197,6 +208,23 @@ impl LiveRun {
 
     /// Asks for a decision and waits until it is durable.
     pub async fn ask(&self, input: Input, loss: Option<f64>) -> Result<Answer, DriveError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Message::Decide { input, loss, reply }, answer)
+            .await
+    }
+
+    /// Has a refusal of work written into the ledger and waits until it is there.
+    pub async fn reject(&self, rejection: Rejection) -> Result<(), DriveError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Message::Reject { rejection, reply }, answer)
+            .await
+    }
+
+    async fn tell<T>(
+        &self,
+        message: Message,
+        answer: oneshot::Receiver<Result<T, DriveError>>,
+    ) -> Result<T, DriveError> {
         if let Some(why) = self
             .not_driven
             .lock()
@@ -205,9 +233,8 @@ impl LiveRun {
         {
             return Err(DriveError::NotDriven(self.id, why));
         }
-        let (reply, answer) = oneshot::channel();
         self.mailbox
-            .try_send(Message { input, loss, reply })
+            .try_send(message)
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => DriveError::Busy(self.id),
                 mpsc::error::TrySendError::Closed(_) => {

@@ -13,6 +13,7 @@ use super::entries::entries;
 use super::evaluator::Evaluate;
 use super::live::{Answer, DriveError, LiveRun, Mailbox, Message};
 use super::open::{Opened, SNAPSHOT_FORMAT, open};
+use super::rejection::Rejection;
 use super::sight::sight;
 use super::workshop::{Done, Workshop};
 use crate::Coordinator;
@@ -124,17 +125,35 @@ impl Driver {
     }
 
     async fn message(&mut self, message: Message) -> Result<(), Stop> {
-        let Message { input, loss, reply } = message;
-        let answer = match self.decide(input, loss).await {
-            Ok(answer) => answer,
-            Err(Stop(why)) => {
-                let _ = reply.send(Err(DriveError::NotDriven(self.run.id, why.clone())));
-                return Err(Stop(why));
-            }
-        };
         // Whoever asked may have gone; the decision stands.
-        let _ = reply.send(answer);
-        Ok(())
+        match message {
+            Message::Decide { input, loss, reply } => {
+                let answer = self.decide(input, loss).await;
+                let (answer, outcome) = self.told(answer);
+                let _ = reply.send(answer);
+                outcome
+            }
+            Message::Reject { rejection, reply } => {
+                let answer = self.reject(&rejection).await;
+                let (answer, outcome) = self.told(answer);
+                let _ = reply.send(answer);
+                outcome
+            }
+        }
+    }
+
+    /// What whoever asked is told, and whether the driver goes on.
+    fn told<T>(
+        &self,
+        answer: Result<Result<T, DriveError>, Stop>,
+    ) -> (Result<T, DriveError>, Result<(), Stop>) {
+        match answer {
+            Ok(answer) => (answer, Ok(())),
+            Err(Stop(why)) => {
+                let told = DriveError::NotDriven(self.run.id, why.clone());
+                (Err(told), Err(Stop(why)))
+            }
+        }
     }
 
     async fn result(&mut self, done: Done) -> Result<(), Stop> {
@@ -165,16 +184,40 @@ impl Driver {
             refusal: decision.refusal,
             reason: decision.reason,
         };
-        if decision.events.is_empty() {
-            return Ok(Ok(answer));
-        }
-        let entries = match self.entries(&decision.events).await {
+        let refusal = answer.refusal.as_ref();
+        let rejection =
+            refusal.and_then(|refusal| Rejection::of(&self.run.state(), &input, refusal));
+        let entries = match self.entries(&decision.events, rejection.as_ref()).await {
             Ok(entries) => entries,
-            Err(error) => {
-                tracing::error!(run = %self.run.id, error = format!("{error:#}"), "the ledger can't be read");
-                return Ok(Err(DriveError::NotStored(self.run.id)));
-            }
+            Err(error) => return Ok(Err(self.unread(&error))),
         };
+        let stored = self.store(&decision.events, &entries, loss).await?;
+        Ok(stored.map(|()| answer))
+    }
+
+    /// Writes a refusal into the ledger, unless it is there.
+    async fn reject(&mut self, rejection: &Rejection) -> Result<Result<(), DriveError>, Stop> {
+        match self.entries(&[], Some(rejection)).await {
+            Ok(entries) => self.store(&[], &entries, None).await,
+            Err(error) => Ok(Err(self.unread(&error))),
+        }
+    }
+
+    fn unread(&self, error: &anyhow::Error) -> DriveError {
+        tracing::error!(run = %self.run.id, error = format!("{error:#}"), "the ledger can't be read");
+        DriveError::NotStored(self.run.id)
+    }
+
+    /// Appends events and lines of the ledger, and folds the events.
+    async fn store(
+        &mut self,
+        events: &[Event],
+        entries: &[Entry],
+        loss: Option<f64>,
+    ) -> Result<Result<(), DriveError>, Stop> {
+        if events.is_empty() && entries.is_empty() {
+            return Ok(Ok(()));
+        }
         let started = Instant::now();
         let appended = self
             .coordinator
@@ -183,8 +226,8 @@ impl Driver {
                 self.run.id,
                 self.opened.epoch,
                 self.opened.head,
-                &decision.events,
-                &entries,
+                events,
+                entries,
             )
             .await;
         self.coordinator
@@ -194,13 +237,15 @@ impl Driver {
         match appended {
             Ok(head) => {
                 self.opened.head = head;
-                self.fold(&decision.events, loss);
-                self.note_audits(&entries).await;
-                Ok(Ok(answer))
+                if !events.is_empty() {
+                    self.fold(events, loss);
+                }
+                self.note_audits(entries).await;
+                Ok(Ok(()))
             }
             Err(error @ AppendError::Fenced { .. }) => Err(Stop(error.to_string())),
             Err(error @ (AppendError::Credit { .. } | AppendError::Unfaithful { .. })) => {
-                tracing::error!(run = %self.run.id, ?input, error = format!("{:#}", anyhow::Error::from(error)), "a decision can't be stored");
+                tracing::error!(run = %self.run.id, ?events, error = format!("{:#}", anyhow::Error::from(error)), "a decision can't be stored");
                 Ok(Err(DriveError::NotStored(self.run.id)))
             }
             Err(error @ (AppendError::Conflict { .. } | AppendError::Store(_))) => {
@@ -211,9 +256,18 @@ impl Driver {
         }
     }
 
-    /// What these events write into the ledger.
-    async fn entries(&self, events: &[Event]) -> anyhow::Result<Vec<Entry>> {
-        entries(self.coordinator.store(), &self.run, events).await
+    /// What these events, and a refusal, write into the ledger.
+    async fn entries(
+        &self,
+        events: &[Event],
+        rejection: Option<&Rejection>,
+    ) -> anyhow::Result<Vec<Entry>> {
+        let store = self.coordinator.store();
+        let mut all = entries(store, &self.run, events).await?;
+        if let Some(rejection) = rejection {
+            all.extend(rejection.entry(store, &self.run).await?);
+        }
+        Ok(all)
     }
 
     /// Brings up to date what is known of the nodes that were audited, who may be in quarantine

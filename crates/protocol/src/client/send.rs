@@ -309,6 +309,8 @@ async fn refusal(call: &Call, mut response: Response) -> ClientError {
             "{} (the answer is not a coordinator's; is this the right address?)",
             status.canonical_reason().unwrap_or("unknown status")
         ),
+        measured: None,
+        allowed: None,
     });
     ClientError::Refused {
         operation: call.operation.clone(),

@@ -28,6 +28,8 @@ pub fn refuse(status: StatusCode, code: &str) -> Response {
     let body = ErrorBody {
         code: code.to_owned(),
         message: format!("{code} it is"),
+        measured: None,
+        allowed: None,
     };
     (status, axum::Json(body)).into_response()
 }
