@@ -1,5 +1,6 @@
-//! Receipts: for each accepted update the proof that it is in the run's ledger, verified and
-//! kept in `node/receipts/R/`, with the key of the ledger as it was seen first.
+//! Receipts: for each accepted update, and for each rejection, the proof that it is in the run's
+//! ledger, verified and kept in `node/receipts/R/`, with the key of the ledger as it was seen
+//! first.
 //!
 //! With each of them comes the proof that the ledger only goes on the one that was seen before:
 //! who trains notices at once if it was rewritten or cut off. That stays in the status, and what
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use opengpu_ledger::tree::TreeHash;
-use opengpu_ledger::{EntryKind, Head, Receipt, VerifierKey};
+use opengpu_ledger::{Code, Entry as LedgerEntry, EntryKind, Head, Receipt, VerifierKey};
 use opengpu_protocol::Client;
 use opengpu_protocol::client::full_jitter;
 use opengpu_protocol::wire::UpdateNotice;
@@ -31,18 +32,29 @@ const QUEUE: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(300);
 
-/// Where devices say what was accepted.
+/// Where devices say what was accepted or rejected.
 #[derive(Clone, Debug)]
 pub(crate) struct Receipts {
-    wanted: mpsc::Sender<Entry>,
+    wanted: mpsc::Sender<Wanted>,
 }
+
+/// What a receipt is wanted for.
+#[derive(Debug)]
+struct Wanted {
+    entry: Entry,
+    /// The code with which it was rejected; None: it was accepted.
+    rejected: Option<Code>,
+}
+
+/// What receipts are told apart by.
+type Name = (RunId, AssignmentId, Option<Code>);
 
 /// What fetches the receipts.
 pub(crate) struct Clerk {
     client: Client,
     home: NodeHome,
     board: Board,
-    wanted: mpsc::Receiver<Entry>,
+    wanted: mpsc::Receiver<Wanted>,
 }
 
 /// Why there is no receipt.
@@ -70,30 +82,50 @@ impl Receipts {
 
     /// This update was accepted, it seems.
     pub(crate) fn want(&self, entry: &Entry) {
+        self.tell(entry, None);
+    }
+
+    /// This update was rejected with this code.
+    pub(crate) fn want_rejection(&self, entry: &Entry, code: &str) {
+        // It becomes part of a file's name: what is no code is not believed.
+        if let Ok(code) = Code::new(code) {
+            self.tell(entry, Some(code));
+        }
+    }
+
+    fn tell(&self, entry: &Entry, rejected: Option<Code>) {
+        let entry = entry.clone();
         // A queue that is full for want of a coordinator loses the newest.
-        let _ = self.wanted.try_send(entry.clone());
+        let _ = self.wanted.try_send(Wanted { entry, rejected });
+    }
+}
+
+impl Wanted {
+    fn named(self) -> (Name, UpdateNotice) {
+        let Entry { run, notice } = self.entry;
+        ((run, notice.assignment, self.rejected), notice)
     }
 }
 
 impl Clerk {
     /// Fetches for ever.
     pub(crate) async fn work(mut self) {
-        let mut queue: BTreeMap<(RunId, AssignmentId), UpdateNotice> = BTreeMap::new();
+        let mut queue: BTreeMap<Name, UpdateNotice> = BTreeMap::new();
         let mut failures = 0;
         loop {
             if queue.is_empty() {
-                let Some(entry) = self.wanted.recv().await else {
+                let Some(wanted) = self.wanted.recv().await else {
                     return;
                 };
-                queue.insert((entry.run, entry.notice.assignment), entry.notice);
+                queue.extend([wanted.named()]);
             }
-            while let Ok(entry) = self.wanted.try_recv() {
-                queue.insert((entry.run, entry.notice.assignment), entry.notice);
+            while let Ok(wanted) = self.wanted.try_recv() {
+                queue.extend([wanted.named()]);
             }
-            let Some(((run, assignment), notice)) = queue.pop_first() else {
+            let Some(((run, assignment, rejected), notice)) = queue.pop_first() else {
                 continue;
             };
-            match self.fetch(run, &notice).await {
+            match self.fetch(run, &notice, rejected.as_ref()).await {
                 Ok(()) => failures = 0,
                 Err(Problem::Wrong(error)) => {
                     let problem = format!("the ledger of run {run}: {error:#}");
@@ -104,9 +136,9 @@ impl Clerk {
                 Err(Problem::Later(error)) => {
                     tracing::info!(
                         %run, %assignment, error = format!("{error:#}"),
-                        "no receipt for an accepted update yet"
+                        "no receipt for an update yet"
                     );
-                    queue.insert((run, assignment), notice);
+                    queue.insert((run, assignment, rejected), notice);
                     failures += 1;
                     tokio::time::sleep(full_jitter(failures, FIRST_PAUSE, LAST_PAUSE)).await;
                 }
@@ -115,39 +147,38 @@ impl Clerk {
     }
 
     /// Fetches, verifies and keeps one, unless it is there.
-    async fn fetch(&self, run: RunId, notice: &UpdateNotice) -> Outcome<()> {
+    async fn fetch(
+        &self,
+        run: RunId,
+        notice: &UpdateNotice,
+        rejected: Option<&Code>,
+    ) -> Outcome<()> {
         let folder = self.home.receipts(run);
-        let path = folder.join(format!("{}.receipt", notice.assignment));
+        let assignment = notice.assignment;
+        let path = folder.join(match rejected {
+            Some(code) => format!("{assignment}.{code}.receipt"),
+            None => format!("{assignment}.receipt"),
+        });
         if path.exists() {
             return Ok(());
         }
         std::fs::create_dir_all(&folder).map_err(later)?;
         let key = self.key(&folder, run).await?;
-        let bytes = match self.client.receipt(run, notice.assignment).await {
-            // It was given back without an update.
+        let answer = match rejected {
+            Some(code) => {
+                let code = code.as_str();
+                self.client.rejection_receipt(run, assignment, code).await
+            }
+            None => self.client.receipt(run, assignment).await,
+        };
+        let bytes = match answer {
+            // It was given back without an update, or the refusal was no verdict on work.
             Err(error) if error.code() == Some("no_receipt") => return Ok(()),
             answer => answer.map_err(later)?,
         };
         let receipt = Receipt::parse(&bytes).map_err(wrong)?;
         let entry = receipt.verify(&key).map_err(wrong)?.entry;
-        let EntryKind::Accepted {
-            blocks, payload, ..
-        } = entry.kind
-        else {
-            return Err(wrong(anyhow!("the receipt is for no accepted update")));
-        };
-        let named = (entry.worker, entry.assignment, payload, blocks);
-        let sent = (
-            notice.worker,
-            notice.assignment,
-            notice.payload,
-            notice.blocks_completed,
-        );
-        if named != sent {
-            return Err(wrong(anyhow!(
-                "the receipt names another update: {named:?} instead of {sent:?}"
-            )));
-        }
+        check_that_it_is_of(&entry, notice, rejected)?;
         self.write(&path, &bytes)?;
         self.board.update(|status| status.receipts += 1);
         self.check_that_it_goes_on(&folder, &key, run).await
@@ -210,6 +241,32 @@ impl Clerk {
     fn write(&self, path: &Path, bytes: &[u8]) -> Outcome<()> {
         self.home.replace(path, &[bytes], true).map_err(later)
     }
+}
+
+/// Whether an entry is that of the update that was sent, and says what was told of it.
+fn check_that_it_is_of(
+    entry: &LedgerEntry,
+    notice: &UpdateNotice,
+    rejected: Option<&Code>,
+) -> Outcome<()> {
+    let same = match (&entry.kind, rejected) {
+        (
+            EntryKind::Accepted {
+                blocks, payload, ..
+            },
+            None,
+        ) => (*payload, *blocks) == (notice.payload, notice.blocks_completed),
+        (EntryKind::Rejected { code, .. }, Some(told)) => code == told,
+        _ => false,
+    };
+    let of = (entry.worker, entry.assignment) == (notice.worker, notice.assignment);
+    if same && of {
+        return Ok(());
+    }
+    Err(wrong(anyhow!(
+        "the receipt is for something else: {entry:?}, where {notice:?} was {}",
+        rejected.map_or("accepted", Code::as_str)
+    )))
 }
 
 /// A file, if it is there.

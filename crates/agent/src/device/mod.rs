@@ -105,7 +105,7 @@ impl Device {
             offered: None,
             trainer,
             job: None,
-            outbox: Outbox::new(shared.client.clone(), &journal),
+            outbox: Outbox::new(shared.client.clone(), shared.receipts.clone(), &journal),
             opened: BTreeMap::new(),
             journal,
             given_up: VecDeque::new(),

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::Device;
 use crate::connection::chain;
 use crate::journal::{Entry, Journal, payload};
+use crate::receipts::Receipts;
 
 /// How long a sent update waits for a verdict in the plan before it is asked for.
 const ASK_AFTER: Duration = Duration::from_secs(10);
@@ -49,26 +50,39 @@ struct Item {
 #[derive(Debug)]
 pub(super) enum Answer {
     Taken,
-    Verdict(Verdict),
+    /// Its verdict, and the code of a refusal before it.
+    Verdict(Verdict, Option<String>),
     /// The coordinator never heard of it.
     Unknown,
-    /// The coordinator will never take it.
-    Refused(String),
+    /// It will never be taken: why, and the code if the coordinator refused it.
+    Refused(String, Option<String>),
     /// To be tried again.
     Failed(String),
+}
+
+impl Answer {
+    /// The code with which an update was rejected.
+    fn rejected(&self) -> Option<&str> {
+        match self {
+            Self::Refused(_, code) => code.as_deref(),
+            Self::Verdict(verdict, code) if !verdict.accepted => code.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// The updates of one device that have no verdict.
 #[derive(Debug)]
 pub(super) struct Outbox {
     client: Client,
+    receipts: Receipts,
     items: BTreeMap<Name, Item>,
     tell: mpsc::Sender<(Name, Answer)>,
     hear: mpsc::Receiver<(Name, Answer)>,
 }
 
 impl Outbox {
-    pub(super) fn new(client: Client, journal: &Journal) -> Self {
+    pub(super) fn new(client: Client, receipts: Receipts, journal: &Journal) -> Self {
         let now = Instant::now();
         let item = |_| Item {
             state: State::Due { ask: true, at: now },
@@ -81,6 +95,7 @@ impl Outbox {
         let (tell, hear) = mpsc::channel(64);
         Self {
             client,
+            receipts,
             items,
             tell,
             hear,
@@ -143,12 +158,18 @@ impl Outbox {
             };
             item.state = State::UnderWay { ask };
             let (client, entry) = (self.client.clone(), entry.clone());
+            let receipts = self.receipts.clone();
             let (path, tell, name) = (journal.path(name.0, name.1), self.tell.clone(), *name);
             tokio::spawn(async move {
                 let answer = match ask {
                     true => ask_for_verdict(&client, &entry, attempts).await,
                     false => send(&client, &entry, path, attempts).await,
                 };
+                // Here, where the entry is at hand: its verdict may come by the plan meanwhile,
+                // and the journal forget it.
+                if let Some(code) = answer.rejected() {
+                    receipts.want_rejection(&entry, code);
+                }
                 // Nobody listens after shutdown.
                 let _ = tell.send((name, answer)).await;
             });
@@ -186,11 +207,11 @@ fn name(entry: &Entry) -> Name {
 
 async fn ask_for_verdict(client: &Client, entry: &Entry, attempts: u32) -> Answer {
     match client.verdict(entry.run, entry.notice.assignment).await {
-        Ok(verdict) => Answer::Verdict(verdict),
+        Ok(verdict) => Answer::Verdict(verdict, None),
         Err(error) if error.code() == Some("no_verdict") => Answer::Unknown,
         // The run or the worker is gone for good.
         Err(error) if error.is_final() && attempts >= EARLY_ATTEMPTS => {
-            Answer::Refused(error.to_string())
+            Answer::Refused(error.to_string(), None)
         }
         Err(error) => Answer::Failed(chain(&error)),
     }
@@ -208,13 +229,13 @@ async fn send(client: &Client, entry: &Entry, path: PathBuf, attempts: u32) -> A
     let read = tokio::task::spawn_blocking(move || payload(&path)).await;
     let payload = match read {
         Ok(Ok(payload)) => payload,
-        Ok(Err(error)) => return Answer::Refused(chain(&error)),
+        Ok(Err(error)) => return Answer::Refused(chain(&error), None),
         Err(error) => return Answer::Failed(error.to_string()),
     };
     let sent = async {
         let (run, notice) = (entry.run, &entry.notice);
         client
-            .put_payload(run, notice.payload, payload.into())
+            .put_payload_for(run, notice.assignment, notice.payload, payload.into())
             .await?;
         client.post_update(run, notice).await
     };
@@ -232,8 +253,10 @@ async fn send(client: &Client, entry: &Entry, path: PathBuf, attempts: u32) -> A
 /// A refusal may come to the repetition of a request whose first answer was lost, so the
 /// coordinator is asked what became of the update before it is added back.
 async fn refused(client: &Client, entry: &Entry, error: &ClientError, attempts: u32) -> Answer {
+    let code = error.code().map(str::to_owned);
     match ask_for_verdict(client, entry, attempts).await {
-        Answer::Unknown => Answer::Refused(error.to_string()),
+        Answer::Unknown => Answer::Refused(error.to_string(), code),
+        Answer::Verdict(verdict, _) => Answer::Verdict(verdict, code),
         other => other,
     }
 }
@@ -259,8 +282,14 @@ impl Device {
                 );
                 self.want_receipt(run, assignment);
             }
-            Answer::Verdict(verdict) => {
+            Answer::Verdict(mut verdict, refused) => {
                 self.want_receipt(run, assignment);
+                // Its owner looks the code up.
+                if let (Some(code), Outcome::NotMerged { reason }) = (refused, &mut verdict.outcome)
+                    && !verdict.accepted
+                {
+                    *reason = format!("{reason} ({code})");
+                }
                 if let Some(item) = self.outbox.items.get_mut(&name) {
                     *item = Item {
                         state: State::Sent {
@@ -279,7 +308,7 @@ impl Device {
                     };
                 }
             }
-            Answer::Refused(reason) => {
+            Answer::Refused(reason, _) => {
                 self.carry_out_verdict(
                     run,
                     Verdict {

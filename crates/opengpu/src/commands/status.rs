@@ -3,7 +3,7 @@
 
 use anyhow::{Result, bail};
 use opengpu_agent::{AgentStatus, DeviceStatus};
-use opengpu_protocol::wire::Activity;
+use opengpu_protocol::wire::{Activity, Outcome};
 
 use crate::{
     home::Home,
@@ -90,6 +90,16 @@ fn print_device(device: &DeviceStatus) {
         "  updates   {} merged, {} not merged, {} waiting",
         device.merged, device.not_merged, device.unsettled
     );
+    let refused = device.verdicts.iter().rev();
+    let refused = refused
+        .filter(|verdict| !verdict.accepted)
+        .find_map(|verdict| match &verdict.outcome {
+            Outcome::NotMerged { reason } => Some((verdict.assignment, reason)),
+            _ => None,
+        });
+    if let Some((assignment, reason)) = refused {
+        println!("  refused   assignment {assignment}, the latest: {reason}");
+    }
     println!(
         "  credit    {} tokens",
         count(device.credited_tokens as f64)

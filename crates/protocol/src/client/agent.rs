@@ -92,16 +92,35 @@ impl Client {
         hash: Hash,
         payload: Bytes,
     ) -> Result<(), ClientError> {
+        let path = format!("/v1/runs/{run}/payloads/{hash}");
+        self.payload(run, hash, path, payload).await
+    }
+
+    /// `PUT /v1/runs/{run}/payloads/{hash}?assignment=`: if it is refused, the ledger says so
+    /// under that assignment.
+    pub async fn put_payload_for(
+        &self,
+        run: RunId,
+        assignment: AssignmentId,
+        hash: Hash,
+        payload: Bytes,
+    ) -> Result<(), ClientError> {
+        let path = format!("/v1/runs/{run}/payloads/{hash}?assignment={assignment}");
+        self.payload(run, hash, path, payload).await
+    }
+
+    async fn payload(
+        &self,
+        run: RunId,
+        hash: Hash,
+        path: String,
+        payload: Bytes,
+    ) -> Result<(), ClientError> {
         let operation = format!(
             "send payload {hash} ({} bytes) for run {run}",
             payload.len()
         );
-        self.done(&Call::bytes(
-            operation,
-            format!("/v1/runs/{run}/payloads/{hash}"),
-            payload,
-        ))
-        .await
+        self.done(&Call::bytes(operation, path, payload)).await
     }
 
     /// `PUT /v1/runs/{run}/openings/{assignment}/{hash}`.
@@ -173,6 +192,19 @@ impl Client {
     ) -> Result<Vec<u8>, ClientError> {
         let path = format!("/v1/runs/{run}/ledger/receipts/{assignment}");
         let operation = format!("fetch the receipt for assignment {assignment}");
+        self.bytes(&Call::get(operation, path), RECEIPT_BYTES).await
+    }
+
+    /// `GET /v1/runs/{run}/ledger/receipts/{assignment}?code=`: the receipt's file of the
+    /// rejection with this code, which is a word of letters, digits and `_`.
+    pub async fn rejection_receipt(
+        &self,
+        run: RunId,
+        assignment: AssignmentId,
+        code: &str,
+    ) -> Result<Vec<u8>, ClientError> {
+        let path = format!("/v1/runs/{run}/ledger/receipts/{assignment}?code={code}");
+        let operation = format!("fetch the receipt for the rejection of assignment {assignment}");
         self.bytes(&Call::get(operation, path), RECEIPT_BYTES).await
     }
 }
