@@ -14,6 +14,7 @@ pub mod relay;
 mod synchronous;
 mod table;
 pub mod turns;
+pub mod untrained;
 
 pub use attack::{ATTACKS, Attack, Hostile};
 pub use data::{Data, Scale};
