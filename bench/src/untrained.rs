@@ -72,6 +72,7 @@ impl Untrained {
                 last_heard_ms: self.clock,
                 draining: false,
                 trusted: trusted(*worker),
+                reputation: 1.0,
             };
             self.fleet.insert(*worker, sight);
         }

@@ -394,6 +394,7 @@ impl<'a> Training<'a> {
                 last_heard_ms: self.clock,
                 draining: false,
                 trusted: worker.known || worker.passed >= probation,
+                reputation: 1.0,
             };
             self.fleet.insert(*id, sight);
         }

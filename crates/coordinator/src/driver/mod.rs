@@ -10,6 +10,7 @@ mod evaluator;
 mod live;
 mod open;
 mod sight;
+mod spike;
 mod task;
 mod weights_file;
 mod workshop;
