@@ -21,6 +21,9 @@ use crate::plan;
 
 /// Of a body that nobody asked for so much is read, so that its sender gets to hear the answer.
 const SMALL_BODY: u64 = 1 << 20;
+/// As much of a payload that is too large is read for nothing, so that its sender hears why; who
+/// sends more finds the connection closed.
+const LINGER: u64 = 64 << 20;
 
 /// `PUT /v1/runs/{run}/payloads/{hash}`
 pub async fn payload(
@@ -39,6 +42,7 @@ pub async fn payload(
     let limit = run.payload_limit() as u64;
     let (parts, body) = request.into_parts();
     if declared_length(&parts.headers).is_some_and(|bytes| bytes > limit) {
+        drain(body, LINGER).await;
         return Err(ApiError::too_large(limit));
     }
     let begun = run.quotas().begin(&run.state(), node, hash);

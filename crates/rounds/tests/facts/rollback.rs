@@ -114,7 +114,7 @@ fn what_two_tries_did_not_mend_waits_for_a_person() {
     );
     assert_eq!(story.run.leases().count(), 0);
     story.act(Input::Resume).unwrap();
-    assert_eq!(story.run.phase(), Phase::Forming);
+    assert_eq!(story.run.phase(), Phase::Training);
 }
 
 #[test]
