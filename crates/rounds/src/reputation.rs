@@ -69,9 +69,13 @@ impl Reputation {
 }
 
 /// The part of a trusted node's updates that is audited, `rate` at least: of one that just left
-/// probation every second, of one that passed `n` audits since, one in `n + 2`.
+/// probation every second, of one that passed `n` audits since, one in `n + 2`; with a full
+/// reputation it is `rate`.
 pub fn audit_rate(rate: f64, beyond_probation: f64) -> f64 {
-    let since = FULL_AUDITS * beyond_probation.clamp(0.0, 1.0);
+    if beyond_probation >= 1.0 {
+        return rate;
+    }
+    let since = FULL_AUDITS * beyond_probation.max(0.0);
     rate.max(1.0 / (since + 2.0)).min(1.0)
 }
 
@@ -113,7 +117,7 @@ mod tests {
     fn audits_become_rarer_down_to_the_runs_rate() {
         assert_eq!(audit_rate(0.1, 0.0), 0.5);
         assert_eq!(audit_rate(0.1, 0.5), 1.0 / 7.0);
-        assert_eq!(audit_rate(0.1, 1.0), 0.1);
+        assert_eq!(audit_rate(0.05, 1.0), 0.05);
         assert_eq!(audit_rate(1.0, 1.0), 1.0);
     }
 
