@@ -9,14 +9,16 @@ mod federated;
 pub mod installation;
 mod known;
 pub mod memory;
+pub mod random;
 pub mod relay;
 mod synchronous;
 mod table;
 pub mod turns;
+pub mod untrained;
 
 pub use attack::{ATTACKS, Attack, Hostile};
 pub use data::{Data, Scale};
-pub use federated::{Counted, Federated, Figures};
+pub use federated::{Audited, Auditing, Counted, Federated, Figures};
 pub use known::Known;
 pub use synchronous::synchronous;
 pub use table::{Experiment, Limit, Method, Row, Table};

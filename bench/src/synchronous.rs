@@ -49,5 +49,6 @@ pub fn synchronous(
         rounds: steps,
         tokens: trained.tokens,
         counted: None,
+        audited: None,
     })
 }

@@ -157,6 +157,7 @@ impl Table {
                         keep_unsent: row.keep_unsent,
                         trust: row.trust.clone(),
                         hostile: None,
+                        audits: None,
                     }),
                 },
                 workers,

@@ -71,6 +71,7 @@ fn main() {
         );
     }
     rounds(&layout, &values);
+    rules(&values);
     let rates = (0..PAIRS).map(|_| rate(|| _ = black_box(opengpu_merge::digest(&values))));
     println!("digest {:.2}", median(rates.collect()));
 }
@@ -78,35 +79,80 @@ fn main() {
 /// Whole rounds: decode all updates, aggregate, step, encode, apply, digest.
 fn rounds(layout: &Layout, values: &[f32]) {
     let sparse = (Codec::Sparse { k: 128 }, Codec::Sparse { k: 512 });
-    let mut cases = vec![
-        (sparse, 8, Aggregator::Mean),
-        (sparse, 32, Aggregator::Mean),
-        ((Codec::Int4, Codec::Int4), 8, Aggregator::Mean),
-    ];
-    let others = [
+    let dense = (Codec::Int4, Codec::Int4);
+    println!("merge_round    updates   GB/s");
+    for ((up, down), updates) in [(sparse, 8), (sparse, 32), (dense, 8)] {
+        let payloads = payloads(layout, values, up, updates);
+        let mut merging = Merging::new(layout, Aggregator::Mean, down, &payloads);
+        let rates = (0..5).map(|_| rate(|| merging.merge()));
+        println!(
+            "{up:?} to {down:?} {updates:>4} {:>8.3}",
+            median(rates.collect())
+        );
+    }
+}
+
+/// Each rule of aggregation against the mean, in turns: what slows the machine for a while
+/// slows all of them.
+fn rules(values: &[f32]) {
+    const SMALL: usize = 1 << 22;
+    const TURNS: usize = 5;
+    let layout = Layout::new([SMALL]);
+    let values = &values[..SMALL];
+    let rules = [
+        Aggregator::Mean,
         Aggregator::TrimmedMean { part: 0.25 },
         Aggregator::GeometricMedian,
         Aggregator::CentredClipping,
         Aggregator::TrustWeighted,
     ];
-    cases.extend(others.map(|aggregator| (sparse, 32, aggregator)));
-    println!("merge_round    updates   GB/s");
-    for ((up, down), updates, aggregator) in cases {
-        let payloads: Vec<_> = (0..updates)
-            .map(|update| {
-                let mut values = values.to_vec();
-                values.rotate_left(4096 * update + 17 * update);
-                opengpu_merge::encode(up, layout, &mut values).expect("finite")
-            })
-            .collect();
-        let weighted: Vec<_> = payloads
-            .iter()
-            .map(|payload| Weighted {
-                payload,
-                weight: 1.0,
-                record: None,
-            })
-            .collect();
+    println!("rule of aggregation, {SMALL} weights, seconds a merge (times the mean's)");
+    for updates in [8, 32, 128] {
+        let payloads = payloads(&layout, values, Codec::Sparse { k: 224 }, updates);
+        let down = Codec::Sparse { k: 1500 };
+        let mut all = rules.map(|rule| Merging::new(&layout, rule, down, &payloads));
+        let mut seconds = [const { Vec::new() }; 5];
+        for _ in 0..TURNS {
+            for (merging, seconds) in all.iter_mut().zip(&mut seconds) {
+                let start = processor_seconds();
+                merging.merge();
+                seconds.push(processor_seconds() - start);
+            }
+        }
+        let medians = seconds.map(median);
+        for (rule, seconds) in rules.iter().zip(medians) {
+            let times = seconds / medians[0];
+            println!("{updates:>4} updates {seconds:>8.3} ({times:.2}) {rule:?}");
+        }
+    }
+}
+
+/// Updates that differ.
+fn payloads(layout: &Layout, values: &[f32], up: Codec, updates: usize) -> Vec<Vec<u8>> {
+    let turned = (0..updates).map(|update| {
+        let mut values = values.to_vec();
+        values.rotate_left(4096 * update + 17 * update);
+        opengpu_merge::encode(up, layout, &mut values).expect("finite")
+    });
+    turned.collect()
+}
+
+/// Merges of the same updates, again and again.
+struct Merging<'a> {
+    layout: &'a Layout,
+    settings: OuterSettings,
+    weighted: Vec<Weighted<'a>>,
+    state: OuterState,
+    weights: Vec<f32>,
+}
+
+impl<'a> Merging<'a> {
+    fn new(
+        layout: &'a Layout,
+        aggregator: Aggregator,
+        down: Codec,
+        payloads: &'a [Vec<u8>],
+    ) -> Self {
         let settings = OuterSettings {
             down,
             down_feedback_decay: 1.0,
@@ -117,18 +163,29 @@ fn rounds(layout: &Layout, values: &[f32]) {
             clip_to_median_norm: true,
             aggregator,
         };
-        let mut state = OuterState::new(layout, &settings);
-        let mut weights = vec![0f32; layout.len()];
-        let rates = (0..5).map(|_| {
-            rate(|| {
-                opengpu_merge::merge_round(layout, &settings, &weighted, &mut state, &mut weights)
-                    .expect("valid");
-            })
+        let weighted = payloads.iter().map(|payload| Weighted {
+            payload,
+            weight: 1.0,
+            record: None,
         });
-        println!(
-            "{up:?} to {down:?} {updates:>4} {:>8.3}  {aggregator:?}",
-            median(rates.collect())
-        );
+        Self {
+            layout,
+            state: OuterState::new(layout, &settings),
+            settings,
+            weighted: weighted.collect(),
+            weights: vec![0f32; layout.len()],
+        }
+    }
+
+    fn merge(&mut self) {
+        opengpu_merge::merge_round(
+            self.layout,
+            &self.settings,
+            &self.weighted,
+            &mut self.state,
+            &mut self.weights,
+        )
+        .expect("valid");
     }
 }
 

@@ -235,6 +235,10 @@ impl Coordinator {
                     live: live && state.digest().is_some(),
                     max_workers: state.settings().max_workers,
                     members: state.members().map(|(worker, _)| worker).collect(),
+                    left_out: {
+                        let left_out = state.members().filter(|(_, m)| m.left_out.is_some());
+                        left_out.map(|(worker, _)| worker).collect()
+                    },
                 }
             })
             .collect();

@@ -84,6 +84,8 @@ pub struct Wants {
     pub max_workers: u32,
     /// Workers that it knows.
     pub members: BTreeSet<WorkerId>,
+    /// Workers that it left out: they are given to other runs.
+    pub left_out: BTreeSet<WorkerId>,
 }
 
 impl Fleet {
@@ -193,12 +195,16 @@ impl Memory {
                 .get(&memory.node)
                 .is_some_and(|node| may_work(node.state))
         };
-        for memory in self.workers.values_mut() {
+        let left_out_of = |run: RunId, worker: &WorkerId| {
+            let mut of = wants.iter().filter(|want| want.run == run);
+            of.any(|want| want.left_out.contains(worker))
+        };
+        for (worker, memory) in &mut self.workers {
             let connected = nodes.get(&memory.node).is_some_and(|node| node.connected);
             // One that is gone for good must not keep its place from one that is there.
             let lost = !connected && now_ms.saturating_sub(memory.heard_ms) > 4 * silence_ms;
-            let gone =
-                memory.run.is_some_and(|run| !known.contains(&run)) || lost || !may_stay(memory);
+            let unwanted = |run| !known.contains(&run) || left_out_of(run, worker);
+            let gone = memory.run.is_some_and(unwanted) || lost || !may_stay(memory);
             if gone && memory.run.take().is_some() {
                 changed = true;
             }
@@ -229,6 +235,9 @@ impl Memory {
                         break;
                     }
                     let member = want.members.contains(worker);
+                    if want.left_out.contains(worker) {
+                        continue;
+                    }
                     if member != strangers && free(memory) && usable(memory) {
                         memory.run = Some(want.run);
                         count += 1;
@@ -284,6 +293,7 @@ mod tests {
             live,
             max_workers,
             members: members.iter().map(|id| WorkerId(*id)).collect(),
+            left_out: BTreeSet::new(),
         }
     }
 
@@ -318,6 +328,18 @@ mod tests {
         let mut memory = fleet(2);
         memory.allocate(&[wants(1, true, 1, &[2])], 0, 1000);
         assert_eq!(given(&memory), [None, Some(1)]);
+    }
+
+    #[test]
+    fn a_worker_that_a_run_left_out_is_given_to_another() {
+        let mut memory = fleet(1);
+        memory.allocate(&[wants(1, true, 9, &[])], 0, 1000);
+        let mut without = wants(1, true, 9, &[1]);
+        without.left_out = [WorkerId(1)].into();
+        memory.allocate(&[without.clone()], 0, 1000);
+        assert_eq!(given(&memory), [None]);
+        memory.allocate(&[without, wants(2, true, 9, &[])], 0, 1000);
+        assert_eq!(given(&memory), [Some(2)]);
     }
 
     #[test]

@@ -125,6 +125,7 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
     coordinator
         .tasks()
         .spawn(crate::caretaker::collect_blobs(coordinator.clone()));
+    let copies = shared.clone();
     let auditor = Auditor {
         blobs: blobs.clone(),
         trainer: Arc::clone(&auditing),
@@ -132,7 +133,7 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
         base: None,
     };
     coordinator.tasks().spawn(auditor.work(audits));
-    let measuring = tokio::spawn(measure(store, blobs, trainer, queue));
+    let measuring = tokio::spawn(measure(store, blobs, trainer, copies, queue));
     let extra = settings
         .extra_routes
         .map_or_else(Router::new, |make| make(&coordinator));

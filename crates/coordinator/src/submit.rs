@@ -89,6 +89,7 @@ fn complete(mut spec: RunSpec, dataset: &DatasetManifest) -> ApiResult<RunSpec> 
     }
     spec.round.blocks_per_epoch = blocks;
     spec.round.audit = spec.audit_rules();
+    spec.round.rollback_above = spec.trust.rollback_above;
     spec.round.weighing = WEIGHING;
     spec.model = Some(model);
     Ok(spec)

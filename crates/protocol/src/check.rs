@@ -140,6 +140,7 @@ fn check_trust(trust: &TrustSettings, sync: &SyncSettings) -> Result<(), SpecErr
         within("trust.audit_tolerance", tolerance, 1e-9..=1.0)?;
     }
     within("trust.probation_audits", trust.probation_audits, 0..=1_000)?;
+    within("trust.rollback_above", trust.rollback_above, 0.0..=10.0)?;
     if trust.aggregator == Aggregator::TrustWeighted && !sync.clip_to_median_norm {
         let problem = "trust-weighted looks at directions alone; \
             it needs sync.clip_to_median_norm = true, which limits lengths";

@@ -78,6 +78,9 @@ pub struct TrustSettings {
     pub audit_tolerance: Option<f64>,
     /// Audits that a new node passes before its updates are merged without waiting for theirs.
     pub probation_audits: u32,
+    /// The run goes back to a checkpoint by itself, without the workers whose updates did it, when
+    /// a held-out loss is above the lowest one before it by more than this part of that; 0: never.
+    pub rollback_above: f64,
 }
 
 impl Default for TrustSettings {
@@ -89,6 +92,7 @@ impl Default for TrustSettings {
             audit_chunks: 8,
             audit_tolerance: None,
             probation_audits: 3,
+            rollback_above: 0.1,
         }
     }
 }

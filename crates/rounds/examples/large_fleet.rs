@@ -60,6 +60,7 @@ fn main() {
                 last_heard_ms: u64::MAX / 2,
                 draining: false,
                 trusted: true,
+                reputation: 1.0,
             };
             fleet.insert(worker, sight);
         }

@@ -4,7 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AssignmentId, BlockRange, Hash, Revision, RoundSettings, WorkerId};
+use crate::reputation::audit_rate;
+use crate::{AssignmentId, BlockRange, Hash, Revision, RoundSettings, WorkerId, WorkerSight};
 
 /// Audits that may wait at once; while there are as many, no more are drawn among the updates
 /// of trusted workers.
@@ -17,8 +18,9 @@ pub struct AuditRules {
     /// Whether workers commit themselves with each update, so that it can be audited. Only
     /// where an assignment is a pure function of public data.
     pub enabled: bool,
-    /// Part of the updates of trusted workers that is audited, 0 to 1. Those of all others are
-    /// audited each, and merged only after that.
+    /// Least part of the updates of trusted workers that is audited, 0 to 1; the less a worker's
+    /// node has proven, the more are ([`crate::reputation::audit_rate`]). Those of all others
+    /// are audited each, and merged only after that.
     pub rate: f64,
 }
 
@@ -138,10 +140,14 @@ impl AuditRules {
     }
 
     /// Whether an update is audited, by the number that was drawn for it.
-    pub(crate) fn picks(&self, trusted: bool, waiting: usize, draw: u64) -> bool {
+    pub(crate) fn picks(&self, sight: Option<&WorkerSight>, waiting: usize, draw: u64) -> bool {
         // 53 bits: what a float64 holds.
         let part = (draw >> 11) as f64 / (1u64 << 53) as f64;
-        self.enabled && (!trusted || (part < self.rate && waiting < WAITING_AUDITS))
+        let Some(trusted) = sight.filter(|sight| sight.trusted) else {
+            return self.enabled;
+        };
+        let rate = audit_rate(self.rate, trusted.reputation);
+        self.enabled && part < rate && waiting < WAITING_AUDITS
     }
 }
 

@@ -41,6 +41,15 @@ pub struct Regard {
     pub twin: Option<AssignmentId>,
 }
 
+/// What older logs did not write: the whole weight.
+pub(crate) fn whole() -> f32 {
+    1.0
+}
+
+pub(crate) fn is_whole(part: &f32) -> bool {
+    *part == 1.0
+}
+
 /// One decision, with when it was taken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -143,6 +152,9 @@ pub enum EventKind {
         /// Whether it is merged only once its audit passed.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         held: bool,
+        /// Part of its weight that its node's reputation lets it have.
+        #[serde(default = "whole", skip_serializing_if = "is_whole")]
+        trust: f32,
     },
     /// A worker opened the chunks that were drawn of an audited update.
     AuditOpened {
@@ -232,6 +244,17 @@ pub enum EventKind {
         revision: Revision,
         /// Why.
         reason: String,
+        /// Whether nobody told it to.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_itself: bool,
+        /// Workers that take part no more because of it, until a person takes them back.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_out: Vec<WorkerId>,
+    },
+    /// A person took a worker back that was left out.
+    Readmitted {
+        /// Whom.
+        worker: WorkerId,
     },
     /// A person stopped the run while a merge was under way; it finishes with that merge.
     Stopping {

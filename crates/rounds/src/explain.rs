@@ -148,7 +148,7 @@ impl Run {
                 if self.mergeable() < self.quorum() {
                     return Some(ends);
                 }
-                Some(ends.min(self.all_silent_from(self.outstanding(open.round), fleet)))
+                Some(ends.min(self.all_silent_from(self.waited_for(open.round, fleet), fleet)))
             }
             _ => None,
         }

@@ -100,6 +100,7 @@ impl Run {
                 commitment,
                 audit,
                 held,
+                trust,
             } => {
                 if let (Some(commitment), Some(lease)) =
                     (commitment, self.leases.get(assignment).cloned())
@@ -110,7 +111,7 @@ impl Run {
                     self.fold_committed(*assignment, lease, done, commitment, drawn);
                 }
                 let accepted = (*payload, *payload_bytes, *tokens);
-                let merging = (*mergeable, *held);
+                let merging = (*mergeable, *held, *trust);
                 self.fold_accepted(*assignment, *blocks_completed, accepted, merging);
             }
             EventKind::AuditOpened {
@@ -187,7 +188,17 @@ impl Run {
                 to,
                 revision,
                 reason,
-            } => self.fold_rolled_back(at_ms, *to, *revision, reason),
+                by_itself,
+                left_out,
+            } => {
+                self.fold_rolled_back(at_ms, *to, *revision, (reason, *by_itself));
+                self.leave_out(left_out, reason);
+            }
+            EventKind::Readmitted { worker } => {
+                if let Some(member) = self.members.get_mut(worker) {
+                    member.left_out = None;
+                }
+            }
             EventKind::Stopping { reason } => self.stopping = Some(reason.clone()),
             EventKind::Finished { reason } => {
                 self.drop_waiting(&format!("the run finished: {reason}"));
@@ -252,7 +263,7 @@ impl Run {
         assignment: AssignmentId,
         blocks_completed: u64,
         (payload, payload_bytes, tokens): (Hash, u64, u64),
-        (mergeable, held): (bool, bool),
+        (mergeable, held, trust): (bool, bool, f32),
     ) {
         let Some(lease) = self.leases.remove(&assignment) else {
             return;
@@ -278,6 +289,7 @@ impl Run {
                 pieces: done,
                 held,
                 newcomer: held,
+                trust,
             };
             self.waiting.insert(assignment, update.into());
             Outcome::Waiting
@@ -409,7 +421,22 @@ impl Run {
         }
     }
 
-    fn fold_rolled_back(&mut self, at_ms: u64, to: Revision, revision: Revision, reason: &str) {
+    fn leave_out(&mut self, workers: &[WorkerId], reason: &str) {
+        for worker in workers {
+            if let Some(member) = self.members.get_mut(worker) {
+                member.present = false;
+                member.left_out = Some(reason.to_owned());
+            }
+        }
+    }
+
+    fn fold_rolled_back(
+        &mut self,
+        at_ms: u64,
+        to: Revision,
+        revision: Revision,
+        (reason, by_itself): (&str, bool),
+    ) {
         self.drop_waiting(&format!("the run was rolled back to {to}: {reason}"));
         self.audits.clear();
         while let Some(merge) = self.merges.back()
@@ -429,6 +456,7 @@ impl Run {
             parent: Some(to),
             at_ms,
             reason: reason.to_owned(),
+            by_itself,
         });
         self.revision = revision;
         self.current = None;
@@ -483,6 +511,7 @@ impl Member {
             record: None,
             committed: None,
             untaken: Default::default(),
+            left_out: None,
             verdicts: std::collections::VecDeque::new(),
         }
     }

@@ -117,13 +117,33 @@ pub enum Input {
         /// Why.
         reason: String,
     },
-    /// A person, or the coordinator's own evaluation, goes back to a checkpoint.
+    /// The coordinator measured a loss on held-out text that no worker chose.
+    HeldOut(Look),
+    /// A person takes a worker back that was left out.
+    Readmit {
+        /// Whom.
+        worker: WorkerId,
+    },
+    /// A person goes back to a checkpoint.
     RollBack {
         /// A revision in [`Run::checkpoints`], or its name in the present lineage.
         to: Revision,
         /// Why.
         reason: String,
     },
+}
+
+/// A held-out loss, and what it is compared with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Look {
+    /// Of which weights.
+    pub revision: Revision,
+    /// In nats per token; None: it is no finite number.
+    pub loss: Option<f64>,
+    /// The lowest loss before it in this line of descent, measured in the same way.
+    pub good: Option<(Revision, f64)>,
+    /// Workers whose updates since then, tried one by one, make the loss worse.
+    pub suspects: Vec<WorkerId>,
 }
 
 /// What is known of a worker right now; kept in memory, never an event.
@@ -139,6 +159,9 @@ pub struct WorkerSight {
     pub draining: bool,
     /// Whether its updates are merged before they are audited.
     pub trusted: bool,
+    /// How far its node's reputation is beyond probation, 0 to 1 (1: in full, or an operator
+    /// vouches for it).
+    pub reputation: f64,
 }
 
 /// What is known of each worker. A worker that is not in it counts as silent.
@@ -153,6 +176,7 @@ pub fn fleet_after_restart(run: &Run, now_ms: u64) -> Fleet {
         last_heard_ms: now_ms,
         draining: false,
         trusted: false,
+        reputation: 0.0,
     };
     let members = run.members().filter(|(_, member)| member.present);
     members.map(|(worker, _)| (worker, unseen)).collect()

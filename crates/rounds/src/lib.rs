@@ -22,6 +22,7 @@ mod fold;
 mod ids;
 mod input;
 mod reads;
+pub mod reputation;
 mod run;
 mod settings;
 mod shared;
@@ -31,8 +32,11 @@ mod weight;
 pub use audit::{Audit, AuditBefore, AuditOutcome, AuditRules, Commitment, Finding};
 pub use event::{BlockRange, Event, EventKind, Regard};
 pub use ids::{AssignmentId, FeedbackId, Hash, NodeId, NotAHash, Revision, RunId, WorkerId};
-pub use input::{Compared, Decision, Fleet, Input, Refusal, WorkerSight, fleet_after_restart};
+pub use input::{
+    Compared, Decision, Fleet, Input, Look, Refusal, WorkerSight, fleet_after_restart,
+};
 pub use reads::{PendingMerge, PendingUpdate};
+pub use reputation::Reputation;
 pub use run::{
     Checkpoint, Lease, Lineage, Member, MergeRecord, OpenRound, Outcome, Phase, RoundSummary, Run,
     STATE_VERSION, Totals, Verdict,

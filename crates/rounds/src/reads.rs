@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::NodeId;
+use crate::event::{is_whole, whole};
 use crate::run::WaitingUpdate;
 use crate::{
     AssignmentId, Audit, BlockRange, Checkpoint, Compared, Hash, Lease, Lineage, Member,
@@ -52,6 +53,9 @@ pub struct PendingUpdate {
     /// Whether its worker was on probation when it was accepted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub newcomer: bool,
+    /// Part of its weight that its node's reputation lets it have.
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub trust: f32,
 }
 
 impl Run {
@@ -73,6 +77,7 @@ impl Run {
             blocks: update.pieces.iter().map(crate::blocks::Piece::len).sum(),
             record: member.and_then(|member| member.record),
             newcomer: update.newcomer,
+            trust: update.trust,
         }
     }
 }

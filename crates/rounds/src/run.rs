@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::Committed;
 use crate::blocks::{BlockPool, Piece};
+use crate::event::{is_whole, whole};
 use crate::shared::Shared;
 use crate::{
     AssignmentId, Audit, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Regard, Revision,
@@ -122,6 +123,9 @@ pub struct Lineage {
     pub at_ms: u64,
     /// Why.
     pub reason: String,
+    /// Whether the run rolled back by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_itself: bool,
 }
 
 /// The round in progress.
@@ -181,6 +185,9 @@ pub struct Member {
     /// Payloads of this life of which it may still take something back.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) untaken: BTreeMap<AssignmentId, Hash>,
+    /// Why it takes part no more until a person takes it back; None: it may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
     /// What became of its latest assignments, oldest first.
     pub verdicts: VecDeque<Verdict>,
 }
@@ -266,6 +273,9 @@ pub(crate) struct WaitingUpdate {
     /// Whether its worker was on probation when it was accepted.
     #[serde(default)]
     pub newcomer: bool,
+    /// Part of its weight that its node's reputation lets it have.
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub trust: f32,
 }
 
 /// A merge that may still be needed: by nodes that catch up, or to recover the coordinator's
@@ -373,6 +383,7 @@ impl Default for Run {
                 parent: None,
                 at_ms: 0,
                 reason: "start of the run".into(),
+                by_itself: false,
             }],
             revision: start,
             digest: None,

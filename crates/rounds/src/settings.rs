@@ -36,11 +36,19 @@ pub struct RoundSettings {
     /// Which updates are audited (filled in when the run is created).
     #[serde(skip_serializing_if = "AuditRules::is_off")]
     pub audit: AuditRules,
+    /// By what part of the lowest held-out loss before it a loss must be higher for the run to
+    /// roll back by itself; 0: it never does (filled in when the run is created).
+    #[serde(skip_serializing_if = "is_off")]
+    pub rollback_above: f64,
     /// How updates are weighed ([`crate::weights`]): 0 by their tokens alone, as runs from before
     /// there were limits, whose merges must come out again as they did; [`crate::WEIGHING`] for
     /// all others (filled in when the run is created).
     #[serde(skip_serializing_if = "is_zero")]
     pub weighing: u32,
+}
+
+fn is_off(above: &f64) -> bool {
+    *above == 0.0
 }
 
 fn is_zero(weighing: &u32) -> bool {
@@ -63,6 +71,7 @@ impl Default for RoundSettings {
             staleness_rounds: 2,
             silence_ms: 30_000,
             audit: AuditRules::default(),
+            rollback_above: 0.0,
             weighing: 0,
         }
     }

@@ -25,9 +25,12 @@ pub const NEWCOMERS_PART: f64 = 0.25;
 /// that took equally many steps count by their batches, two with equal batches by their
 /// steps. Blocks stand for steps because a run fixes the steps in a block; with the fixed
 /// tokens in a block the weight is then proportional to the tokens.
+///
+/// Times the part that its node's reputation lets it have.
 pub fn weight(update: &PendingUpdate) -> f32 {
     let tokens = update.tokens as f64;
-    (tokens * tokens / update.blocks.max(1) as f64) as f32
+    let weight = tokens * tokens / update.blocks.max(1) as f64;
+    (weight * f64::from(update.trust)) as f32
 }
 
 /// The weights of a round's updates, none of them larger than [`weight`]: those of a node that
@@ -133,6 +136,7 @@ mod tests {
             blocks,
             record: None,
             newcomer: false,
+            trust: 1.0,
         }
     }
 

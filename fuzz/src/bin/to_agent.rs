@@ -330,6 +330,7 @@ fn log() -> Vec<Seed> {
             commitment: None,
             audit: None,
             held: false,
+            trust: 0.5,
         },
         EventKind::RoundClosed {
             round,
@@ -363,6 +364,8 @@ fn log() -> Vec<Seed> {
             to: base,
             revision: base,
             reason,
+            by_itself: true,
+            left_out: vec![WorkerId(1)],
         },
     ];
     let entries = kinds.into_iter().zip(1..).map(|(kind, sequence)| LogEntry {

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use opengpu_protocol::wire::NodeView;
-use opengpu_rounds::NodeId;
+use opengpu_rounds::{Input, NodeId};
 
 use super::error::{ApiError, ApiResult};
 use super::extract::Segments;
@@ -76,12 +76,32 @@ pub async fn act(
     if let Some(known) = coordinator.fleet().lock().nodes.get_mut(&node) {
         known.state = state;
     }
+    if action == "restore" {
+        readmit(&coordinator, node).await;
+    }
     coordinator.reallocate();
     crate::caretaker::send_away_all(&coordinator).await;
     coordinator.plans_changed();
     node_view(&coordinator, node)
         .map(Json)
         .ok_or_else(|| unknown(node))
+}
+
+/// Takes the workers of a node back into the runs that left them out.
+async fn readmit(coordinator: &Coordinator, node: NodeId) {
+    for run in coordinator.live_runs() {
+        let left_out: Vec<_> = {
+            let state = run.state();
+            let members = state.members();
+            let of_node = members.filter(|(_, m)| m.node == node && m.left_out.is_some());
+            of_node.map(|(worker, _)| worker).collect()
+        };
+        for worker in left_out {
+            if let Err(error) = run.ask(Input::Readmit { worker }, None).await {
+                tracing::warn!(run = %run.id, %worker, %error, "a worker could not be taken back");
+            }
+        }
+    }
 }
 
 /// Why an action changed nothing: there is no such node, or it is in another state.

@@ -21,6 +21,9 @@ use crate::plan;
 
 /// Of a body that nobody asked for so much is read, so that its sender gets to hear the answer.
 const SMALL_BODY: u64 = 1 << 20;
+/// As much of a payload that is too large is read for nothing, so that its sender hears why; who
+/// sends more finds the connection closed.
+const LINGER: u64 = 64 << 20;
 
 /// What a payload is sent for.
 #[derive(Debug, Deserialize)]
@@ -65,6 +68,7 @@ async fn take(
     if let Some(bytes) = declared_length(&parts.headers)
         && bytes > limit
     {
+        drain(body, LINGER).await;
         return Err(ApiError::too_large(limit).comparing(bytes, limit));
     }
     let begun = run.quotas().begin(&run.state(), node, hash);

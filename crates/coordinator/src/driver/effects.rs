@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::LiveRun;
 use super::auditor::AuditJob;
 use super::evaluator::{Due, Evaluate, due};
+use super::spike::awaits_look;
 use super::weights_file::WeightsFile;
 use super::workshop::{Done, Failed, Job, Recipe};
 
@@ -105,7 +106,7 @@ impl Effects {
         }
         // One at a time: while a large one is written the run goes on, and the next one that
         // is due is that of whatever is newest then.
-        if checkpoint.is_some() && !self.checkpoint {
+        if checkpoint.is_some() && !self.checkpoint && !awaits_look(run) {
             let job = recipe.clone().map_or(Job::Initialise, Job::Checkpoint);
             if self.jobs.try_send(job).is_ok() {
                 self.checkpoint = true;

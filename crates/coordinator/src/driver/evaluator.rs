@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use opengpu_protocol::wire::Evaluation;
-use opengpu_rounds::{Phase, Revision};
-use opengpu_trainer_protocol::TokenFiles;
+use opengpu_rounds::{Input, Phase, Revision};
+use opengpu_trainer_protocol::{SharedFolder, TokenFiles};
 use tokio::sync::mpsc;
 
 use super::LiveRun;
+use super::spike::Probe;
 use super::weights_file::WeightsFile;
 use crate::blobs::Blobs;
 use crate::store::Store;
@@ -104,6 +105,7 @@ pub async fn measure(
     store: Store,
     blobs: Blobs,
     trainer: Arc<Trainer>,
+    shared: SharedFolder,
     mut queue: mpsc::Receiver<Evaluate>,
 ) {
     while let Some(Evaluate { run, due, weights }) = queue.recv().await {
@@ -116,6 +118,23 @@ pub async fn measure(
         let tokens = token_files(&run.dataset, held_out, files);
         let measured = evaluate(&trainer, &run, due, weights.path(), &tokens).await;
         drop(weights);
+        if let Ok(evaluation) = &measured {
+            let probe = Probe {
+                run: &run,
+                blobs: &blobs,
+                trainer: &trainer,
+                shared: &shared,
+                tokens: &tokens,
+            };
+            let loss = evaluation.nats_per_token;
+            let look = probe
+                .look(due.revision, loss.is_finite().then_some(loss))
+                .await;
+            // Before it is stored: what is cut short between the two is measured again.
+            if let Err(error) = run.ask(Input::HeldOut(look), None).await {
+                tracing::warn!(run = %run.id, revision = %due.revision, %error, "nothing followed from a held-out loss");
+            }
+        }
         match measured.and_then(finite) {
             Ok(mut evaluation) => {
                 if !due.full {

@@ -11,6 +11,7 @@ mod live;
 mod open;
 mod rejection;
 mod sight;
+mod spike;
 mod task;
 mod weights_file;
 mod workshop;

@@ -3,6 +3,7 @@
 use opengpu_rounds::{Fleet, WorkerSight};
 
 use super::LiveRun;
+use crate::clock::unix_ms;
 use crate::fleet::{Memory, may_work};
 use crate::store::NodeState;
 
@@ -18,6 +19,7 @@ pub fn sight(run: &LiveRun, memory: &Memory) -> Fleet {
         .iter()
         .filter(|(_, worker)| worker.run == Some(run.id))
         .map(|(id, _)| *id);
+    let now_unix_ms = unix_ms();
     let mut fleet = Fleet::new();
     for id in members.into_iter().chain(given) {
         let Some(worker) = memory.workers.get(&id) else {
@@ -29,7 +31,7 @@ pub fn sight(run: &LiveRun, memory: &Memory) -> Fleet {
         }
         let standing = memory.nodes.get(&worker.node).map(|node| node.standing);
         let probation = run.spec.trust.probation_audits;
-        let trusted = standing.is_some_and(|standing| standing.is_trusted(probation));
+        let standing = standing.unwrap_or_default();
         let report = worker.report.as_ref().filter(|report| report.run == run.id);
         let holds = report.filter(|report| run.digest_of(report.revision) == Some(report.digest));
         fleet.insert(
@@ -40,7 +42,8 @@ pub fn sight(run: &LiveRun, memory: &Memory) -> Fleet {
                 last_heard_ms: worker.heard_ms,
                 // One that was given away finishes what it holds and gets nothing new here.
                 draining: state == NodeState::Draining || worker.run != Some(run.id),
-                trusted,
+                trusted: standing.is_trusted(probation, now_unix_ms),
+                reputation: standing.beyond_probation(probation, now_unix_ms),
             },
         );
     }

@@ -147,6 +147,8 @@ entity!(standing, "standing", {
     vouched: bool,
     passed: i64,
     failed: i64,
+    audits_millionths: i64,
+    proven_ms: i64,
 });
 
 entity!(audit, "audit", {

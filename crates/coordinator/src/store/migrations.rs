@@ -2,6 +2,7 @@
 //! change is a new one at the end of the list.
 
 mod identity;
+mod reputation;
 
 use sea_orm_migration::prelude::*;
 
@@ -18,6 +19,7 @@ impl MigratorTrait for Migrator {
             Box::new(identity::NodeKeys),
             Box::new(identity::Accounts),
             Box::new(NodeStanding),
+            Box::new(reputation::NodeReputation),
         ]
     }
 }

@@ -2,7 +2,7 @@
 //! it. Written in the transaction of the events that it follows from, so that it always agrees
 //! with the ledgers.
 
-use opengpu_rounds::{AuditOutcome, NodeId};
+use opengpu_rounds::{AuditOutcome, NodeId, Reputation};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter,
     TransactionTrait, sea_query::Expr,
@@ -10,14 +10,17 @@ use sea_orm::{
 
 use super::entities::{node, standing};
 use super::nodes::NodeState;
-use super::{Result, Store, from_db, to_db};
+use super::{Result, Store, from_db, to_db, unix_ms};
 
 /// Failures without a proof (chunks that were not opened) after which a node is put in
 /// quarantine: a machine may be switched off at the wrong moment, but not each time.
 const UNPROVEN_FAILURES: i64 = 3;
 
+/// Parts of an audit as integers: every database sums and compares those alike.
+const MILLION: f64 = 1e6;
+
 /// How far a node is trusted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Standing {
     /// An operator vouches for it: its updates are audited as those of a trusted node.
     pub vouched: bool,
@@ -25,6 +28,8 @@ pub struct Standing {
     pub passed: u64,
     /// Audits failed, ever.
     pub failed: u64,
+    /// What those passed are still worth.
+    pub reputation: Reputation,
 }
 
 /// What an audit did to a node.
@@ -41,8 +46,18 @@ pub struct Audited {
 impl Standing {
     /// Whether its updates are merged before they are audited, where a new node passes so
     /// many audits first.
-    pub fn is_trusted(&self, probation_audits: u32) -> bool {
-        self.vouched || self.passed >= probation_audits.into()
+    pub fn is_trusted(&self, probation_audits: u32, now_unix_ms: u64) -> bool {
+        self.vouched || self.reputation.is_trusted(now_unix_ms, probation_audits)
+    }
+
+    /// How far beyond probation it is, 0 to 1; who is vouched for has all of it.
+    pub fn beyond_probation(&self, probation_audits: u32, now_unix_ms: u64) -> f64 {
+        match self.vouched {
+            true => 1.0,
+            false => self
+                .reputation
+                .beyond_probation(now_unix_ms, probation_audits),
+        }
     }
 }
 
@@ -52,6 +67,10 @@ impl From<standing::Model> for Standing {
             vouched: row.vouched,
             passed: from_db(row.passed),
             failed: from_db(row.failed),
+            reputation: Reputation {
+                audits: from_db(row.audits_millionths) as f64 / MILLION,
+                at_unix_ms: from_db(row.proven_ms),
+            },
         }
     }
 }
@@ -87,17 +106,31 @@ impl Store {
 pub(super) async fn count_audits(tx: &impl ConnectionTrait, audits: &[Audited]) -> Result<()> {
     for audit in audits {
         let id = to_db(audit.node.0)?;
-        let (passed, failed) = match audit.outcome {
-            AuditOutcome::Undecided => continue,
-            AuditOutcome::Passed => (Expr::col(standing::Column::Passed).add(1), 0),
-            AuditOutcome::Failed => (Expr::value(0), 1),
-        };
+        let now_ms = from_db(unix_ms());
         ensure_row(tx, id).await?;
+        let known = standing::Entity::find_by_id(id).one(tx).await?;
+        let known = known.map(Standing::from).unwrap_or_default().reputation;
+        let (passed, failed, proven) = match audit.outcome {
+            AuditOutcome::Undecided => continue,
+            AuditOutcome::Passed => {
+                let passed = Expr::col(standing::Column::Passed).add(1);
+                (passed, 0, known.passed(now_ms))
+            }
+            AuditOutcome::Failed => (Expr::value(0), 1, known.failed(now_ms)),
+        };
         standing::Entity::update_many()
             .col_expr(standing::Column::Passed, passed)
             .col_expr(
                 standing::Column::Failed,
                 Expr::col(standing::Column::Failed).add(failed),
+            )
+            .col_expr(
+                standing::Column::AuditsMillionths,
+                Expr::value((proven.audits * MILLION).round() as i64),
+            )
+            .col_expr(
+                standing::Column::ProvenMs,
+                Expr::value(to_db(proven.at_unix_ms)?),
             )
             .filter(standing::Column::Node.eq(id))
             .exec(tx)
@@ -143,6 +176,8 @@ async fn ensure_row(tx: &impl ConnectionTrait, node: i64) -> Result<()> {
         vouched: Set(false),
         passed: Set(0),
         failed: Set(0),
+        audits_millionths: Set(0),
+        proven_ms: Set(0),
     })
     .on_conflict_do_nothing_on([standing::Column::Node])
     .exec_without_returning(tx)

@@ -101,6 +101,7 @@ pub fn round(round: u64) -> (Vec<Event>, Vec<Entry>) {
             commitment: None,
             audit: None,
             held: false,
+            trust: 1.0,
         });
         entries.push(Entry {
             at_unix_ms: opened_ms + 1,

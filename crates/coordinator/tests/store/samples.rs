@@ -92,6 +92,7 @@ pub fn accepted(at_ms: u64, assignment: u64, worker: u64, tokens: u64) -> (Event
             commitment: None,
             audit: None,
             held: false,
+            trust: 1.0,
         },
     };
     let entry = Entry {

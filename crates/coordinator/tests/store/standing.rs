@@ -16,6 +16,11 @@ on_both_databases!(
     an_operator_vouches_and_takes_it_back,
 );
 
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap().as_millis() as u64
+}
+
 struct Fleet {
     store: Store,
     run: RunId,
@@ -91,13 +96,16 @@ impl Fleet {
 
 async fn trust_rises_audit_by_audit_and_falls_at_once(db: Database) {
     let fleet = Fleet::new(&db).await;
-    assert!(!fleet.standing().await.is_trusted(1));
-    assert!(fleet.standing().await.is_trusted(0));
+    assert!(!fleet.standing().await.is_trusted(1, now_ms()));
+    assert!(fleet.standing().await.is_trusted(0, now_ms()));
     fleet.audit(1, AuditOutcome::Passed, "same").await;
     fleet.audit(2, AuditOutcome::Undecided, "not_audited").await;
     fleet.audit(3, AuditOutcome::Passed, "same").await;
-    assert!(fleet.standing().await.is_trusted(2));
-    assert!(!fleet.standing().await.is_trusted(3));
+    assert!(fleet.standing().await.is_trusted(2, now_ms()));
+    assert!(!fleet.standing().await.is_trusted(3, now_ms()));
+    // Unless it goes on proving, half of it is gone after a month.
+    let month = 30 * 24 * 3600 * 1000;
+    assert!(!fleet.standing().await.is_trusted(2, now_ms() + month));
     assert_eq!(fleet.state().await, NodeState::Active);
 
     fleet
@@ -142,12 +150,12 @@ async fn a_failed_audit_takes_the_credit_back(db: Database) {
 async fn an_operator_vouches_and_takes_it_back(db: Database) {
     let fleet = Fleet::new(&db).await;
     fleet.store.set_vouched(fleet.node, true).await.unwrap();
-    assert!(fleet.standing().await.is_trusted(99));
+    assert!(fleet.standing().await.is_trusted(99, now_ms()));
     // Vouched for or not, what was proven wrong puts it in quarantine.
     fleet
         .audit(1, AuditOutcome::Failed, "progress_differs")
         .await;
     assert_eq!(fleet.state().await, NodeState::Quarantined);
     fleet.store.set_vouched(fleet.node, false).await.unwrap();
-    assert!(!fleet.standing().await.is_trusted(1));
+    assert!(!fleet.standing().await.is_trusted(1, now_ms()));
 }

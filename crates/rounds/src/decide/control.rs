@@ -68,47 +68,6 @@ impl Deciding<'_> {
         Ok(())
     }
 
-    pub(super) fn roll_back(&mut self, to: Revision, reason: &str) -> Granted {
-        match self.run().phase {
-            Phase::Draft => return refuse("not_started", "the run was not started"),
-            Phase::Finished => return refuse("run_finished", "the run is finished"),
-            _ => {}
-        }
-        let run = self.run();
-        let kept = run.checkpoints.iter();
-        let kept = kept.filter(|_| run.is_live(to));
-        let target = kept
-            .map(|kept| kept.revision)
-            .find(|kept| kept.number == to.number);
-        let Some(target) = target else {
-            let kept: Vec<_> = run
-                .checkpoints
-                .iter()
-                .map(|c| c.revision.to_string())
-                .collect();
-            return refuse(
-                "no_such_checkpoint",
-                format!(
-                    "revision {to} is no kept checkpoint; kept are: {}",
-                    kept.join(", ")
-                ),
-            );
-        };
-        let revision = Revision {
-            lineage: run.revision.lineage + 1,
-            number: target.number,
-        };
-        let why = format!("the run is rolled back to {target}: {reason}");
-        self.return_leases(&why, |_, _| true);
-        self.abandon_open(&why);
-        self.emit(EventKind::RolledBack {
-            to: target,
-            revision,
-            reason: reason.to_owned(),
-        });
-        Ok(())
-    }
-
     pub(super) fn merge_done(&mut self, input: &Input) -> Granted {
         let Input::MergeDone {
             round,
@@ -181,12 +140,11 @@ impl Deciding<'_> {
             return refuse("no_such_merge", "no merge is waited for");
         };
         let updates = count(pending.updates.len(), "update");
-        self.emit(EventKind::Failed {
-            reason: format!(
-                "the merge of {updates} of round {} failed: {reason}",
-                pending.round
-            ),
-        });
+        let why = format!(
+            "the merge of {updates} of round {} failed: {reason}",
+            pending.round
+        );
+        self.go_back(&why, &[]);
         Ok(())
     }
 
@@ -231,7 +189,7 @@ impl Deciding<'_> {
 
     /// Ends the round in progress without a merge, and forgets one that waits for its merge
     /// only when the run is rolled back (its updates are dropped then anyway).
-    fn abandon_open(&mut self, reason: &str) {
+    pub(super) fn abandon_open(&mut self, reason: &str) {
         if let Some(open) = &self.run().current {
             let round = open.round;
             let reason = reason.to_owned();

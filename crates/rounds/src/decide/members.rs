@@ -22,6 +22,14 @@ impl Deciding<'_> {
                     format!("worker {worker} belongs to node {owner}, not to node {node}"),
                 );
             }
+            if let Some(why) = &member.left_out {
+                return refuse(
+                    "left_out",
+                    format!(
+                        "worker {worker} was left out of the run: {why}; an operator can take it back"
+                    ),
+                );
+            }
             if member.retired_feedback.contains(&feedback) {
                 return refuse_retired(feedback);
             }

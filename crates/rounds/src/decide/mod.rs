@@ -3,6 +3,7 @@
 mod audit;
 mod control;
 mod members;
+mod rollback;
 mod rounds;
 mod sight;
 mod update;
@@ -105,6 +106,8 @@ impl Deciding<'_> {
             Input::Resume => self.resume(),
             Input::Stop { reason } => self.stop(reason),
             Input::RollBack { to, reason } => self.roll_back(*to, reason),
+            Input::HeldOut(look) => self.held_out(look),
+            Input::Readmit { worker } => self.readmit(*worker),
         }
     }
 }

@@ -138,14 +138,19 @@ impl Deciding<'_> {
         let quorum = run.quorum();
         let waiting = run.mergeable();
         let outstanding: Vec<_> = run.outstanding(open.round).collect();
-        let silent = outstanding.iter();
+        let waited_for: Vec<_> = run.waited_for(open.round, self.fleet).collect();
+        let silent = waited_for.iter();
         let silent = silent.filter(|worker| run.is_silent(**worker, self.now_ms, self.fleet));
         let silent = silent.count();
+        let newcomers = outstanding.len() - waited_for.len();
         let in_numbers = format!("{} in, {quorum} needed", count(waiting, "update"));
-        if silent == outstanding.len() && waiting >= quorum {
-            self.close_round(&match silent {
-                0 => format!("all assignments of the round are settled; {in_numbers}"),
-                _ => format!("only workers not heard of ({silent}) are outstanding; {in_numbers}"),
+        if silent == waited_for.len() && waiting >= quorum {
+            self.close_round(&match (silent, newcomers) {
+                (0, 0) => format!("all assignments of the round are settled; {in_numbers}"),
+                (_, 0) => format!("only workers not heard of ({silent}) are outstanding; {in_numbers}"),
+                _ => format!(
+                    "only workers on probation ({newcomers}) or not heard of ({silent}) are outstanding; {in_numbers}"
+                ),
             });
             return;
         }

@@ -92,6 +92,24 @@ impl Run {
         members.map(|(worker, _)| *worker).collect()
     }
 
+    /// Workers that owe an update of `round` and for which it waits. Not for those on probation
+    /// where others train too: what they send is held for its audit, so that waiting would win
+    /// nothing, and who comes under enough names could have every round wait out its grace.
+    pub(crate) fn waited_for<'a>(
+        &'a self,
+        round: u64,
+        fleet: &'a Fleet,
+    ) -> impl Iterator<Item = WorkerId> + 'a {
+        let trusted = move |worker: &WorkerId| fleet.get(worker).is_some_and(|sight| sight.trusted);
+        let others = self.settings.audit.enabled
+            && self
+                .members
+                .iter()
+                .any(|(worker, member)| member.last_round == Some(round) && trusted(worker));
+        self.outstanding(round)
+            .filter(move |worker| !others || trusted(worker))
+    }
+
     /// Workers that owe an update of `round`.
     pub(crate) fn outstanding(&self, round: u64) -> impl Iterator<Item = WorkerId> + '_ {
         let leases = self.leases.values();

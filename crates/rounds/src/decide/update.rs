@@ -2,6 +2,7 @@
 
 use super::{Deciding, Granted, comparing, refuse};
 use crate::explain::count;
+use crate::reputation::trust;
 use crate::{
     AssignmentId, Compared, EventKind, Hash, Input, Lease, Outcome, Refusal, Revision, WorkerId,
 };
@@ -68,11 +69,15 @@ impl Deciding<'_> {
         let (mergeable, round) = (member.proven, lease.round);
         let late = run.round().saturating_sub(round);
         let rules = run.settings.audit;
-        let trusted = self.fleet.get(&worker).is_some_and(|sight| sight.trusted);
+        let sight = self.fleet.get(&worker);
         let audit = rules
-            .picks(trusted, run.trusted_audits(), draw)
+            .picks(sight, run.trusted_audits(), draw)
             .then_some(draw);
-        let held = rules.enabled && !trusted;
+        let held = rules.enabled && !sight.is_some_and(|sight| sight.trusted);
+        let trust = match sight {
+            Some(sight) if rules.enabled => trust(sight.reputation),
+            _ => 1.0,
+        };
         let commitment = commitment.clone().filter(|_| rules.enabled);
         self.explain(match (mergeable, late) {
             (true, _) if held => "accepted; it waits for its audit, and then for its merge".into(),
@@ -93,6 +98,7 @@ impl Deciding<'_> {
             commitment,
             audit,
             held,
+            trust,
         });
         Ok(())
     }

@@ -271,6 +271,7 @@ impl World<'_> {
             last_heard_ms: owner.clock(clocks),
             draining,
             trusted: id.0 % 2 == 1,
+            reputation: (id.0 % 5) as f64 / 4.0,
         };
         owner.fleet.insert(id, sight);
         let rotten = verified.is_none() && holds.is_some();

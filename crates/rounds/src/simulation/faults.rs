@@ -5,7 +5,7 @@ use rand::RngExt;
 use super::settings::Faults;
 use super::worker::Doing;
 use super::world::{Happening, World};
-use crate::{Hash, Input, Phase, Revision};
+use crate::{Hash, Input, Look, Phase, Revision};
 
 impl World<'_> {
     /// Rolls the dice for every kind of fault; once the faulty time is over, mends everything.
@@ -101,9 +101,32 @@ impl World<'_> {
         if started && !checkpoints.is_empty() && self.random.random_bool(rate(faults.rollbacks)) {
             let to = checkpoints[self.random.random_range(0..checkpoints.len())];
             self.count_fault("rollback");
-            let reason = "the loss went up".into();
-            self.after(0, Happening::Operator(Input::RollBack { to, reason }));
+            if self.settings.round.rollback_above > 0.0 {
+                self.see_spike(to, later_ms);
+            } else {
+                let reason = "the loss went up".into();
+                self.after(0, Happening::Operator(Input::RollBack { to, reason }));
+            }
         }
+    }
+
+    /// A held-out loss goes up after `good`, and one worker is suspected of it. A person takes it
+    /// back after a while, and lets the run go on should it have given up.
+    fn see_spike(&mut self, good: Revision, later_ms: u64) {
+        let suspect = self.random.random_range(0..self.workers.len());
+        let worker = self.workers[suspect].id;
+        let Some(owner) = self.owners.last() else {
+            return;
+        };
+        let look = Look {
+            revision: owner.run.revision(),
+            loss: Some(9.0),
+            good: Some((good, 1.0)),
+            suspects: vec![worker],
+        };
+        self.after(0, Happening::Operator(Input::HeldOut(look)));
+        self.after(later_ms, Happening::Operator(Input::Readmit { worker }));
+        self.after(later_ms, Happening::Operator(Input::Resume));
     }
 
     fn crash_worker(&mut self, index: usize) {

@@ -293,7 +293,21 @@ impl Invariants {
                 self.digests.insert(revision.number, *digest);
                 self.round_is = RoundIs::None;
             }
-            EventKind::RolledBack { to, revision, .. } => self.check_rolled_back(*to, *revision)?,
+            EventKind::RolledBack {
+                to,
+                revision,
+                by_itself,
+                left_out,
+                ..
+            } => {
+                ensure(*by_itself || left_out.is_empty(), || {
+                    "a person's rollback left workers out".into()
+                })?;
+                self.check_rolled_back(*to, *revision)?;
+                for worker in left_out {
+                    self.members.remove(worker);
+                }
+            }
             EventKind::Finished { reason } => {
                 ensure(!reason.is_empty(), || "finished without a reason".into())?;
                 // What still waited is dropped; all leases came back before.
@@ -301,6 +315,7 @@ impl Invariants {
                 self.finished = true;
             }
             EventKind::Forming
+            | EventKind::Readmitted { .. }
             | EventKind::AuditOpened { .. }
             | EventKind::Gathering { .. }
             | EventKind::Paused { .. }

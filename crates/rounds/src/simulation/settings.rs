@@ -67,6 +67,7 @@ impl SimulationSettings {
                 enabled: seed.is_multiple_of(3),
                 rate: 0.3,
             },
+            rollback_above: if seed.is_multiple_of(2) { 0.1 } else { 0.0 },
             weighing: crate::WEIGHING,
         };
         let faults = match seed % 4 {

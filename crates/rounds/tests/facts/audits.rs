@@ -145,6 +145,33 @@ fn a_newcomers_update_waits_for_its_audit_and_the_round_does_not() {
 }
 
 #[test]
+fn a_round_waits_for_nobody_on_probation_where_others_train() {
+    let mut story = audited();
+    distrust(&mut story, 3);
+    story.update(1);
+    story.update(2);
+    assert_eq!(story.run.pending_merge().unwrap().updates.len(), 2);
+    // Its update is late then, and held for its audit as before.
+    let late = story.update(3);
+    assert!(story.run.audit(late).unwrap().held);
+}
+
+#[test]
+fn where_all_are_on_probation_a_round_waits_for_each() {
+    let mut story = audited();
+    (1..=3).for_each(|worker| distrust(&mut story, worker));
+    let held: Vec<_> = [1, 2].map(|worker| story.update(worker)).into();
+    for (update, worker) in held.into_iter().zip([1, 2]) {
+        story.open(update, worker).unwrap();
+        story.audited(update, AuditOutcome::Passed).unwrap();
+    }
+    assert!(story.run.pending_merge().is_none());
+    let last = story.update(3);
+    assert!(story.run.pending_merge().is_some());
+    assert!(story.run.audit(last).unwrap().held);
+}
+
+#[test]
 fn a_failed_audit_takes_the_credit_and_keeps_the_update_out_of_the_merge() {
     let mut story = audited();
     distrust(&mut story, 3);

@@ -6,6 +6,7 @@ mod forming;
 mod golden;
 mod people;
 mod properties;
+mod rollback;
 mod simulated;
 mod story;
 mod updates;

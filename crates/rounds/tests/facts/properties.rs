@@ -132,6 +132,7 @@ fn rules() -> impl Strategy<Value = RoundSettings> {
                     staleness_rounds,
                     silence_ms: 6_000,
                     audit: opengpu_rounds::AuditRules::default(),
+                    rollback_above: 0.0,
                     weighing: 0,
                 }
             },
@@ -202,6 +203,7 @@ impl History {
                     last_heard_ms: self.now_ms,
                     draining: *draining,
                     trusted: true,
+                    reputation: 1.0,
                 };
                 self.fleet.insert(WorkerId(*worker), sight);
                 self.act(&Input::Tick);
@@ -313,6 +315,7 @@ fn stray() -> impl Strategy<Value = EventKind> {
             commitment: None,
             audit: None,
             held: false,
+            trust: 1.0,
         }),
         (0..5u64, reason()).prop_map(|(round, reason)| EventKind::RoundClosed {
             round,

@@ -37,6 +37,7 @@ pub fn settings() -> RoundSettings {
         staleness_rounds: 2,
         silence_ms: 5_000,
         audit: AuditRules::default(),
+        rollback_above: 0.0,
         weighing: 0,
     }
 }
@@ -171,6 +172,7 @@ impl Story {
             last_heard_ms: self.now_ms,
             draining: false,
             trusted: true,
+            reputation: 1.0,
         };
         self.fleet.insert(WorkerId(worker), sight);
         self.act(Input::Tick).unwrap();

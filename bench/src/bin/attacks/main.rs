@@ -1,0 +1,62 @@
+//! What do hostile workers do to a run?
+//!
+//! Trains a small model with fleets in which some workers attack, with each rule of
+//! aggregation that a file asks for, with audits or without, and prints a table: held-out loss
+//! against the same fleet without attackers and against its honest workers alone, how much
+//! honest and hostile updates counted, and how soon attackers were in quarantine. Each finished
+//! experiment is a JSON line in a log and is not done again.
+
+mod grid;
+mod outcome;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use opengpu_bench::{Data, Known};
+
+use crate::grid::{Grid, Row};
+use crate::outcome::Outcome;
+
+/// The attack grid
+#[derive(Parser)]
+#[command(
+    after_help = "Examples:\n  attacks bench/attacks/short.toml      what CI runs; fails when an attack does more than it should\n  attacks bench/attacks/main.toml --log bench/attacks/log.jsonl\n  attacks bench/attacks/main.toml --log bench/attacks/log.jsonl --known"
+)]
+struct Arguments {
+    /// Declares the grid
+    grid: PathBuf,
+    /// Experiments at a time, each on one thread
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Finished experiments, as JSON lines
+    #[arg(long)]
+    log: Option<PathBuf>,
+    /// Train nothing; print what the log knows
+    #[arg(long, requires = "log")]
+    known: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let grid = Grid::read(&arguments.grid)?;
+    let rows = grid.rows();
+    let mut known = Known::open(arguments.log.as_deref())?;
+    if !arguments.known {
+        let data = Data::prepare(grid.scale)?;
+        println!("{} parameters\n", data.model.parameters());
+        known = known.complete(grid.experiments(&rows), &data, arguments.jobs)?;
+    }
+    let outcomes: Vec<(&Row, Outcome)> = rows
+        .iter()
+        .filter_map(|row| Some((row, Outcome::of(row, &known)?)))
+        .collect();
+    outcome::print(&outcomes);
+
+    for (row, outcome) in &outcomes {
+        if let Some(limit) = &row.limit {
+            outcome.check(row, limit)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,445 @@
+//! A training under way, in one thread: the coordinator's driver and all agents, without
+//! network, files and a clock that anything waits for.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use opengpu_dataset::TokenStream;
+use opengpu_merge::{Layout, Merge, OuterSettings, OuterState, Weighted, merge_round};
+use opengpu_protocol::outer_settings;
+use opengpu_rounds::{
+    AssignmentId, AuditOutcome, AuditRules, FeedbackId, Fleet, Hash, Input, NodeId, PendingMerge,
+    Phase, Regard, Run, WEIGHING, WorkerId, WorkerSight, weights as weights_of,
+};
+use opengpu_trainer::fresh_weights;
+use opengpu_trainer_protocol::{InnerSettings, InnerState};
+
+use super::audits::Auditor;
+use super::figures::{Counts, Figures};
+use super::worker::{Schedule, Worker};
+use super::{Federated, ROUND_MS};
+use crate::Data;
+use crate::attack::Attack;
+use crate::random::mix;
+
+/// How long of a round workers train. What is left is too little for who gets ready meanwhile.
+const TRAINING_MS: u64 = ROUND_MS / 8 * 7;
+
+/// A training under way: the coordinator and all workers.
+pub(super) struct Training<'a> {
+    settings: &'a Federated,
+    data: &'a Data,
+    inner: &'a InnerSettings,
+    schedule: Schedule,
+    layout: Layout,
+    outer: OuterSettings,
+    weights: Vec<f32>,
+    state: OuterState,
+    tokens: TokenStream,
+    poisoned: TokenStream,
+    run: Run,
+    fleet: Fleet,
+    clock: u64,
+    workers: BTreeMap<WorkerId, Worker>,
+    /// The name of the next worker that joins.
+    next_worker: u64,
+    /// Payloads and openings.
+    blobs: BTreeMap<Hash, Vec<u8>>,
+    auditor: Option<Auditor>,
+    counts: Counts,
+    up: u64,
+    down: u64,
+    updates: u64,
+    tokens_trained: u64,
+}
+
+impl<'a> Training<'a> {
+    /// A run whose workers have joined and hold the first weights.
+    pub(super) fn start(
+        settings: &'a Federated,
+        (data, inner): (&'a Data, &'a InnerSettings),
+        workers: u64,
+        seed: u64,
+    ) -> Result<Self> {
+        let layout = Layout::new(data.model.tensors().iter().map(|tensor| tensor.len()));
+        let outer = outer_settings(&settings.sync, &settings.trust());
+        let schedule = Schedule {
+            blocks_per_epoch: data.blocks(inner.batch_sequences),
+            block_sequences: inner.batch_sequences,
+            seed,
+        };
+        let auditor = settings
+            .audits
+            .map(|_| Auditor::new(data, settings.spec(inner, seed)));
+        let rules = match &auditor {
+            None => AuditRules::default(),
+            Some(_) => {
+                ensure!(
+                    inner.state == InnerState::Reset && settings.keep_unsent == 0.0,
+                    "audits need assignments that follow from public data alone"
+                );
+                settings.spec(inner, seed).audit_rules()
+            }
+        };
+        let rounds = settings.round_settings(workers, schedule.blocks_per_epoch, rules)?;
+        let mut training = Self {
+            settings,
+            data,
+            inner,
+            schedule,
+            state: OuterState::new(&layout, &outer),
+            layout,
+            outer,
+            weights: fresh_weights(&data.model, seed),
+            tokens: data.training()?,
+            poisoned: data.poisoned()?,
+            run: Run::from_events(&[Run::create(rounds, 0)]),
+            fleet: Fleet::new(),
+            clock: 0,
+            workers: BTreeMap::new(),
+            next_worker: 1,
+            blobs: BTreeMap::new(),
+            auditor,
+            counts: Counts::default(),
+            up: 0,
+            down: 0,
+            updates: 0,
+            tokens_trained: 0,
+        };
+        training.decide(&Input::Start)?;
+        let first_hostile = workers - settings.hostile.map_or(0, |hostile| hostile.workers);
+        let hostile_are_new = settings.audits.is_some_and(|audits| audits.hostile_are_new);
+        for id in 1..=workers {
+            let hostile = settings.hostile.filter(|_| id > first_hostile);
+            let attack = hostile.map(|hostile| hostile.attack);
+            let new = attack.is_some_and(|attack| attack.is_fresh() || hostile_are_new);
+            training.join(attack, !new, 0)?;
+        }
+        let revision = training.run.revision();
+        training.decide(&Input::CheckpointDone {
+            revision,
+            weights: Hash([0; 32]),
+            outer_state: Hash([0; 32]),
+        })?;
+        training.see();
+        training.decide(&Input::Tick)?;
+        Ok(training)
+    }
+
+    /// Trains to the last round.
+    pub(super) fn finish(mut self) -> Result<Figures> {
+        while self.run.revision().number < self.settings.rounds {
+            self.round()?;
+        }
+        self.figures()
+    }
+
+    fn figures(self) -> Result<Figures> {
+        let parameters = self.layout.len() as f64;
+        let says = self.settings.trust.is_some() || self.settings.hostile.is_some();
+        Ok(Figures {
+            nats: self.data.held_out_loss(&self.weights)?,
+            up: self.up as f64 / parameters / self.updates as f64,
+            down: self.down as f64 / parameters / self.settings.rounds as f64,
+            rounds: self.run.revision().number,
+            tokens: self.tokens_trained,
+            counted: says.then(|| self.counts.parts()),
+            audited: self.auditor.as_ref().map(|auditor| auditor.watch.figures()),
+        })
+    }
+
+    /// From an open round to the next. An audit takes about as long as training did. So what
+    /// an update is held for is found while the next round trains, and what an update was
+    /// drawn for after it was merged once the next round is merged too: who cheats has had two
+    /// rounds by then.
+    fn round(&mut self) -> Result<()> {
+        let round = self.run.round();
+        self.train()?;
+        self.clock += TRAINING_MS;
+        self.see();
+        self.audit(round, true)?;
+        self.send()?;
+        self.clock += ROUND_MS - TRAINING_MS;
+        self.merge()?;
+        self.settle()?;
+        if self.run.phase() == Phase::Finished {
+            return Ok(());
+        }
+        self.audit(round, false)?;
+        let needed = self.run.payloads_needed();
+        self.blobs.retain(|hash, _| needed.contains(hash));
+        self.see();
+        self.decide(&Input::Tick)
+    }
+
+    /// Has each worker with an assignment train it.
+    fn train(&mut self) -> Result<()> {
+        for (&id, worker) in &mut self.workers {
+            let Some((_, lease)) = self.run.assignment_of(id) else {
+                ensure!(self.auditor.is_some(), "a worker got no work");
+                continue;
+            };
+            let poisons = worker.attack == Some(Attack::PoisonedData);
+            let stream = match poisons {
+                true => &mut self.poisoned,
+                false => &mut self.tokens,
+            };
+            self.tokens_trained += worker.train(
+                (&self.run, lease),
+                self.schedule,
+                stream,
+                &self.weights,
+                self.settings.keep_unsent,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Has each worker that trained send its update, and open what is drawn of it.
+    fn send(&mut self) -> Result<()> {
+        let round = self.run.round();
+        let seed = self.schedule.seed ^ round << 32;
+        let at_work = |id: &WorkerId| self.run.assignment_of(*id).is_some();
+        let working: Vec<WorkerId> = self.workers.keys().copied().filter(at_work).collect();
+        let trained = working.iter().map(|id| &self.workers[id]);
+        let honest: Vec<&[f32]> = trained
+            .filter(|worker| worker.attack.is_none())
+            .map(|worker| &worker.progress[..])
+            .collect();
+        ensure!(
+            !honest.is_empty(),
+            "no honest worker is left in round {round}"
+        );
+        let claims: Vec<(WorkerId, Vec<f32>)> = working
+            .iter()
+            .map(|id| {
+                let worker = &self.workers[id];
+                (*id, worker.claimed(&self.layout, &honest, seed ^ id.0))
+            })
+            .collect();
+        for (id, claimed) in claims {
+            let (assignment, lease) = self.run.assignment_of(id).context("a worker got no work")?;
+            let (base, blocks_completed) = (lease.base, lease.block_count());
+            let worker = self.workers.get_mut(&id).context("unknown worker")?;
+            let sync = &self.settings.sync;
+            let audited = self.auditor.is_some();
+            let (payload, commitment) =
+                worker.send(&self.layout, sync, assignment, &claimed, audited)?;
+            self.up += payload.len() as u64;
+            self.updates += 1;
+            let hash = Hash::of(&payload);
+            let update = Input::Update {
+                assignment,
+                worker: id,
+                base,
+                blocks_completed,
+                payload: hash,
+                payload_bytes: payload.len() as u64,
+                tokens_per_block: self.tokens_per_block(),
+                feedback: FeedbackId(id.0),
+                commitment,
+                draw: mix(mix(mix(self.schedule.seed) ^ round) ^ id.0),
+            };
+            self.blobs.insert(hash, payload);
+            self.decide(&update)?;
+            self.open(assignment, id)?;
+        }
+        Ok(())
+    }
+
+    /// Has a worker open the chunks of its update, if it is to be audited.
+    fn open(&mut self, assignment: AssignmentId, id: WorkerId) -> Result<()> {
+        let Some(audit) = self.run.audit(assignment) else {
+            return Ok(());
+        };
+        let auditor = self.auditor.as_mut().context("an audit without rules")?;
+        auditor.watch.drawn(id, audit.round);
+        let chunks = auditor.drawn(&self.layout, audit);
+        let openings = self.workers[&id].open(&self.layout, &chunks)?;
+        let hash = Hash::of(&openings);
+        self.blobs.insert(hash, openings);
+        self.decide(&Input::Opened {
+            assignment,
+            worker: id,
+            openings: hash,
+        })
+    }
+
+    fn merge(&mut self) -> Result<()> {
+        let pending = self
+            .run
+            .pending_merge()
+            .context("all reported, but no merge is due")?;
+        if let Some(auditor) = &mut self.auditor {
+            auditor.keep(pending.base.number, &self.weights);
+        }
+        let weights = weights_of(WEIGHING, &pending.updates);
+        let mut weighted = Vec::with_capacity(weights.len());
+        for (update, weight) in pending.updates.iter().zip(&weights) {
+            let payload = self.blobs.get(&update.payload);
+            weighted.push(Weighted {
+                payload: payload.context("a payload is gone")?,
+                weight: *weight,
+                record: update.record.filter(|_| !self.is_fresh(update.worker)),
+            });
+        }
+        let merge = merge_round(
+            &self.layout,
+            &self.outer,
+            &weighted,
+            &mut self.state,
+            &mut self.weights,
+        )?;
+        self.down += merge.bytes.len() as u64;
+        let regards = regards(&pending, &weights, &merge);
+        for (update, regard) in pending.updates.iter().zip(&regards) {
+            let hostile = self.is_hostile(update.worker);
+            self.counts.add(hostile, regard);
+        }
+        self.decide(&Input::MergeDone {
+            round: pending.round,
+            merge: Hash::of(&merge.bytes),
+            merge_bytes: merge.bytes.len() as u64,
+            digest: Hash(merge.digest),
+            factors: merge.factors,
+            regards,
+        })
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        for (&id, worker) in &mut self.workers {
+            worker.settle((&self.run, id), &self.layout, &self.blobs)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the audits of updates from before round `before`: those that are held for theirs,
+    /// or those that are not. Who fails is put in quarantine.
+    fn audit(&mut self, before: u64, held: bool) -> Result<()> {
+        let due = |run: &Run| {
+            let mut pending = run.pending_audits().into_iter();
+            pending.find(|(_, audit)| audit.held == held && audit.round < before)
+        };
+        while let Some((assignment, audit)) = due(&self.run) {
+            let auditor = self.auditor.as_mut().context("an audit without rules")?;
+            let finding = auditor.find(
+                (&self.run, &audit),
+                &self.layout,
+                &self.blobs,
+                self.schedule,
+                &mut self.tokens,
+            )?;
+            auditor.watch.found(audit.worker, finding.outcome);
+            let (outcome, proven) = (finding.outcome, finding.is_proven());
+            self.decide(&Input::Audited {
+                assignment,
+                finding,
+            })?;
+            match outcome {
+                AuditOutcome::Failed if proven => self.quarantine(audit.worker, before)?,
+                AuditOutcome::Passed => {
+                    if let Some(worker) = self.workers.get_mut(&audit.worker) {
+                        worker.passed += 1;
+                    }
+                }
+                _ => bail!("an audit of worker {} gave {outcome:?}", audit.worker),
+            }
+        }
+        Ok(())
+    }
+
+    /// A node in quarantine gets no work. Whoever has names enough comes again under another.
+    fn quarantine(&mut self, id: WorkerId, round: u64) -> Result<()> {
+        let Some(gone) = self.workers.remove(&id) else {
+            // For an earlier update.
+            return Ok(());
+        };
+        if let Some(auditor) = &mut self.auditor {
+            auditor.watch.catches(id, round);
+        }
+        self.fleet.remove(&id);
+        self.decide(&Input::Leave {
+            worker: id,
+            reason: "it failed an audit".into(),
+        })?;
+        match gone.attack {
+            Some(attack) if attack.is_fresh() => self.join(Some(attack), false, round + 1),
+            _ => Ok(()),
+        }
+    }
+
+    /// A worker on a machine of its own joins; `first` is the first round it can take part in.
+    fn join(&mut self, attack: Option<Attack>, known: bool, first: u64) -> Result<()> {
+        let id = self.next_worker;
+        self.next_worker += 1;
+        let worker = Worker::new(self.data, self.inner, &self.layout, (attack, known));
+        self.workers.insert(WorkerId(id), worker);
+        if let Some(auditor) = &mut self.auditor {
+            auditor.watch.joins(WorkerId(id), attack.is_some(), first);
+        }
+        self.decide(&Input::Join {
+            worker: WorkerId(id),
+            node: NodeId(id),
+            feedback: FeedbackId(id),
+        })
+    }
+
+    /// Every worker holds the newest weights and was just heard of.
+    fn see(&mut self) {
+        let probation = self.settings.trust().probation_audits;
+        for (id, worker) in &self.workers {
+            let sight = WorkerSight {
+                revision: Some(self.run.revision()),
+                blocks_per_second: self.settings.speed(),
+                last_heard_ms: self.clock,
+                draining: false,
+                trusted: worker.known || worker.passed >= probation,
+                reputation: 1.0,
+            };
+            self.fleet.insert(*id, sight);
+        }
+    }
+
+    fn decide(&mut self, input: &Input) -> Result<()> {
+        let decision = self.run.decide(self.clock, input, &self.fleet);
+        if let Some(refusal) = decision.refusal {
+            bail!("{}", refusal.message);
+        }
+        for event in &decision.events {
+            self.run.fold(event);
+        }
+        Ok(())
+    }
+
+    fn is_hostile(&self, id: WorkerId) -> bool {
+        let worker = self.workers.get(&id);
+        worker.is_some_and(|worker| worker.attack.is_some())
+    }
+
+    /// Without audits a fresh identity keeps its worker here, and has no record.
+    fn is_fresh(&self, id: WorkerId) -> bool {
+        let worker = self.workers.get(&id);
+        worker.is_some_and(|worker| worker.attack.is_some_and(Attack::is_fresh))
+    }
+
+    fn tokens_per_block(&self) -> u64 {
+        (self.inner.batch_sequences * self.data.model.max_position_embeddings) as u64
+    }
+}
+
+/// What was found about each update, in parts of its weight.
+fn regards(pending: &PendingMerge, weights: &[f32], merge: &Merge) -> Vec<Regard> {
+    let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+    let found = merge.regards.iter().zip(weights);
+    found
+        .map(|(found, weight)| Regard {
+            counted: found.share * (total / f64::from(*weight)) as f32,
+            agreement: found.agreement,
+            record: found.record,
+            needed: found.needed,
+            twin: found
+                .twin
+                .map(|(other, _)| pending.updates[other].assignment),
+        })
+        .collect()
+}
