@@ -112,6 +112,8 @@ fn seeds() -> Vec<Seed> {
             &ErrorBody {
                 code: "unknown_run".into(),
                 message: "there is no run 7".into(),
+                measured: None,
+                allowed: None,
             },
         ),
         seed(
