@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -17,6 +17,20 @@ use crate::{Data, Experiment, Figures};
 struct Line {
     experiment: Experiment,
     figures: Figures,
+}
+
+/// How a declared set of experiments is done: what every command for one takes.
+#[derive(clap::Args)]
+pub struct Doing {
+    /// Experiments at a time, each on one thread
+    #[arg(long, default_value_t = 2)]
+    pub jobs: usize,
+    /// Finished experiments, as JSON lines
+    #[arg(long)]
+    pub log: Option<PathBuf>,
+    /// Train nothing; print what the log knows
+    #[arg(long, requires = "log")]
+    pub known: bool,
 }
 
 /// What has been done.

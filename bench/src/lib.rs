@@ -5,6 +5,7 @@
 
 mod attack;
 mod data;
+mod decide;
 mod federated;
 pub mod installation;
 mod known;
@@ -19,6 +20,6 @@ pub mod untrained;
 pub use attack::{ATTACKS, Attack, Hostile};
 pub use data::{Data, Scale};
 pub use federated::{Audited, Auditing, Counted, Federated, Figures};
-pub use known::Known;
+pub use known::{Doing, Known};
 pub use synchronous::synchronous;
 pub use table::{Experiment, Limit, Method, Row, Table};

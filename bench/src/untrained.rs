@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use opengpu_rounds::{
     AssignmentId, AuditOutcome, Commitment, FeedbackId, Finding, Fleet, Hash, Input, NodeId,
     Outcome, PendingMerge, RoundSettings, Run, WorkerId, WorkerSight,
 };
 
+use crate::decide::decide;
 use crate::random::mix;
 
 /// A run and its workers, each on a machine of its own.
@@ -159,13 +160,6 @@ impl Untrained {
     }
 
     fn decide(&mut self, input: &Input) -> Result<()> {
-        let decision = self.run.decide(self.clock, input, &self.fleet);
-        if let Some(refusal) = decision.refusal {
-            bail!("{}", refusal.message);
-        }
-        for event in &decision.events {
-            self.run.fold(event);
-        }
-        Ok(())
+        decide(&mut self.run, self.clock, input, &self.fleet)
     }
 }

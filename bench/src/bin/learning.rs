@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use opengpu_bench::{Data, Experiment, Figures, Known, Row, Table};
+use opengpu_bench::{Data, Doing, Experiment, Figures, Known, Row, Table};
 
 /// The learning experiment
 #[derive(Parser)]
@@ -27,15 +27,8 @@ struct Arguments {
     /// Only rows with so many workers
     #[arg(long)]
     workers: Option<u64>,
-    /// Experiments at a time, each on one thread
-    #[arg(long, default_value_t = 2)]
-    jobs: usize,
-    /// Finished experiments, as JSON lines
-    #[arg(long)]
-    log: Option<PathBuf>,
-    /// Train nothing; print what the log knows
-    #[arg(long, requires = "log")]
-    known: bool,
+    #[command(flatten)]
+    doing: Doing,
 }
 
 fn main() -> Result<()> {
@@ -49,8 +42,8 @@ fn main() -> Result<()> {
                 .workers
                 .is_none_or(|workers| workers == row.workers)
     });
-    let mut known = Known::open(arguments.log.as_deref())?;
-    if !arguments.known {
+    let mut known = Known::open(arguments.doing.log.as_deref())?;
+    if !arguments.doing.known {
         let data = Data::prepare(table.scale)?;
         println!(
             "{} parameters, {} training tokens, {} held out\n",
@@ -66,7 +59,7 @@ fn main() -> Result<()> {
             let experiments = row.rates.iter().flat_map(|(_, experiments)| experiments);
             experiments.map(move |experiment| (named(row, experiment), experiment.clone()))
         });
-        known = known.complete(experiments.collect(), &data, arguments.jobs)?;
+        known = known.complete(experiments.collect(), &data, arguments.doing.jobs)?;
     }
     print_table(&rows, &known)?;
     for limit in &table.limit {

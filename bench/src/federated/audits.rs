@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use opengpu_dataset::TokenStream;
 use opengpu_merge::Layout;
 use opengpu_merge::audit::{
-    Before, Claim, Opened, WrongOpening, check_openings, draw_chunks, typical_length,
+    Before, Claim, Opened, WrongOpening, check_openings, draw_chunks, farthest, typical_length,
 };
 use opengpu_protocol::RunSpec;
-use opengpu_rounds::{Audit, AuditOutcome, Finding, Hash, Run};
+use opengpu_rounds::{Audit, Finding, Hash, Run};
 use opengpu_trainer::{InnerLoop, Signals};
 use serde::{Deserialize, Serialize};
 
@@ -74,7 +74,7 @@ impl Auditor {
     ) -> Result<Finding> {
         let opened = match self.prove(audit, layout, blobs)? {
             Ok(opened) => opened,
-            Err(wrong) => return Ok(failed("not_proven", wrong.to_string(), None)),
+            Err(wrong) => return Ok(Finding::failed("not_proven", wrong.to_string(), None)),
         };
         let global = self.bases.get(&audit.base.number);
         let global = global.context("the weights that an audit starts from are gone")?;
@@ -95,29 +95,19 @@ impl Auditor {
             typical_length(layout, global, &local),
             self.spec.sync.feedback_decay,
         );
-        let mut measured = 0f64;
+        let weights: (&[f32], &[f32]) = (global, &local);
         for chunk in &opened {
-            if let Err(wrong) = chunk.check_unsent(decay, (global, &local), typical) {
-                return Ok(failed("not_proven", wrong.to_string(), None));
+            if let Err(wrong) = chunk.check_unsent(decay, weights, typical) {
+                return Ok(Finding::failed("not_proven", wrong.to_string(), None));
             }
-            let distance = chunk.distance(global, &local, typical);
-            measured = match distance.is_nan() {
-                true => f64::INFINITY,
-                false => measured.max(distance),
-            };
         }
+        let measured = farthest(&opened, weights, typical);
         let allowed = self.spec.audit_tolerance(audit.blocks_completed);
         if measured <= allowed {
-            return Ok(Finding {
-                outcome: AuditOutcome::Passed,
-                code: "same".into(),
-                reason: "training it again gives the same".into(),
-                measured: Some(measured),
-                allowed: Some(allowed),
-            });
+            return Ok(Finding::passed(measured, allowed));
         }
         let reason = format!("its progress differs by {measured:.3}, {allowed} is allowed");
-        Ok(failed(
+        Ok(Finding::failed(
             "progress_differs",
             reason,
             Some((measured, allowed)),
@@ -160,15 +150,5 @@ impl Auditor {
         };
         let openings = audit.openings.as_ref().context("nothing was opened yet")?;
         Ok(check_openings(layout, &claim, blob(openings)?))
-    }
-}
-
-fn failed(code: &str, reason: String, numbers: Option<(f64, f64)>) -> Finding {
-    Finding {
-        outcome: AuditOutcome::Failed,
-        code: code.to_owned(),
-        reason,
-        measured: numbers.map(|(measured, _)| measured),
-        allowed: numbers.map(|(_, allowed)| allowed),
     }
 }

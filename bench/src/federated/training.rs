@@ -20,6 +20,7 @@ use super::worker::{Schedule, Worker};
 use super::{Federated, ROUND_MS};
 use crate::Data;
 use crate::attack::Attack;
+use crate::decide::decide;
 use crate::random::mix;
 
 /// How long of a round workers train. What is left is too little for who gets ready meanwhile.
@@ -401,14 +402,7 @@ impl<'a> Training<'a> {
     }
 
     fn decide(&mut self, input: &Input) -> Result<()> {
-        let decision = self.run.decide(self.clock, input, &self.fleet);
-        if let Some(refusal) = decision.refusal {
-            bail!("{}", refusal.message);
-        }
-        for event in &decision.events {
-            self.run.fold(event);
-        }
-        Ok(())
+        decide(&mut self.run, self.clock, input, &self.fleet)
     }
 
     fn is_hostile(&self, id: WorkerId) -> bool {

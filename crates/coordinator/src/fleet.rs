@@ -235,10 +235,8 @@ impl Memory {
                         break;
                     }
                     let member = want.members.contains(worker);
-                    if want.left_out.contains(worker) {
-                        continue;
-                    }
-                    if member != strangers && free(memory) && usable(memory) {
+                    let welcome = member != strangers && !want.left_out.contains(worker);
+                    if welcome && free(memory) && usable(memory) {
                         memory.run = Some(want.run);
                         count += 1;
                         changed = true;

@@ -116,6 +116,28 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Training again gave the same, but for so much.
+    pub fn passed(measured: f64, allowed: f64) -> Self {
+        Self {
+            outcome: AuditOutcome::Passed,
+            code: "same".into(),
+            reason: "training it again gives the same".into(),
+            measured: Some(measured),
+            allowed: Some(allowed),
+        }
+    }
+
+    /// It was not the same, or not proven; `numbers` are what was measured and what is allowed.
+    pub fn failed(code: &str, reason: String, numbers: Option<(f64, f64)>) -> Self {
+        Self {
+            outcome: AuditOutcome::Failed,
+            code: code.to_owned(),
+            reason,
+            measured: numbers.map(|(measured, _)| measured),
+            allowed: numbers.map(|(_, allowed)| allowed),
+        }
+    }
+
     /// Whether a failure was shown by what the worker sent, and not by what it did not send.
     pub fn is_proven(&self) -> bool {
         self.code != NOT_OPENED

@@ -146,6 +146,18 @@ pub struct Look {
     pub suspects: Vec<WorkerId>,
 }
 
+impl Look {
+    /// Whether the loss is no number, or above the lowest before it by more than this part of
+    /// that. Where nothing was measured before, only the first can be told.
+    pub fn is_spike(&self, above: f64) -> bool {
+        match (self.loss, self.good) {
+            (None, _) => true,
+            (Some(loss), Some((_, lowest))) => loss > lowest * (1.0 + above),
+            (Some(_), None) => false,
+        }
+    }
+}
+
 /// What is known of a worker right now; kept in memory, never an event.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WorkerSight {

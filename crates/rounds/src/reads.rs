@@ -225,6 +225,12 @@ impl Run {
         self.checkpoints.last()
     }
 
+    /// The newest kept checkpoint that is not after revision `number`.
+    pub fn checkpoint_up_to(&self, number: u64) -> Option<&Checkpoint> {
+        let kept = self.checkpoints.iter().rev();
+        kept.into_iter().find(|kept| kept.revision.number <= number)
+    }
+
     /// Merges that are kept, oldest first: those since the oldest kept checkpoint.
     pub fn merges(&self) -> impl DoubleEndedIterator<Item = &MergeRecord> {
         self.merges.iter().map(|merge| &**merge)

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use opengpu_bench::{Data, Known};
+use opengpu_bench::{Data, Doing, Known};
 
 use crate::grid::{Grid, Row};
 use crate::outcome::Outcome;
@@ -26,26 +26,19 @@ use crate::outcome::Outcome;
 struct Arguments {
     /// Declares the grid
     grid: PathBuf,
-    /// Experiments at a time, each on one thread
-    #[arg(long, default_value_t = 2)]
-    jobs: usize,
-    /// Finished experiments, as JSON lines
-    #[arg(long)]
-    log: Option<PathBuf>,
-    /// Train nothing; print what the log knows
-    #[arg(long, requires = "log")]
-    known: bool,
+    #[command(flatten)]
+    doing: Doing,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let grid = Grid::read(&arguments.grid)?;
     let rows = grid.rows();
-    let mut known = Known::open(arguments.log.as_deref())?;
-    if !arguments.known {
+    let mut known = Known::open(arguments.doing.log.as_deref())?;
+    if !arguments.doing.known {
         let data = Data::prepare(grid.scale)?;
         println!("{} parameters\n", data.model.parameters());
-        known = known.complete(grid.experiments(&rows), &data, arguments.jobs)?;
+        known = known.complete(grid.experiments(&rows), &data, arguments.doing.jobs)?;
     }
     let outcomes: Vec<(&Row, Outcome)> = rows
         .iter()

@@ -57,7 +57,7 @@ fn operation(endpoint: &Endpoint) -> Value {
     let in_query = endpoint.query.iter().map(|name| {
         let kind = match *name {
             "download" => "boolean",
-            "code" | "by" => "string",
+            "code" => "string",
             _ => "integer",
         };
         json!({ "name": name, "in": "query", "required": false, "schema": { "type": kind } })

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use opengpu_merge::audit::{
-    Before, Claim, Opened, WrongOpening, check_openings, draw_chunks, typical_length,
+    Before, Claim, Opened, WrongOpening, check_openings, draw_chunks, farthest, typical_length,
 };
 use opengpu_rounds::{
     AssignmentId, Audit, AuditOutcome, Finding, Hash, Input, Revision, Run, RunId,
@@ -129,7 +129,7 @@ impl Auditor {
         let evidence = self.evidence(audit).await?;
         let opened = match prove(run, audit, evidence).await? {
             Ok(opened) => opened,
-            Err(wrong) => return Ok(failed("not_proven", wrong.to_string(), None)),
+            Err(wrong) => return Ok(Finding::failed("not_proven", wrong.to_string(), None)),
         };
         let allowed = run.spec.audit_tolerance(audit.blocks_completed);
         let mut measured = f64::INFINITY;
@@ -138,7 +138,7 @@ impl Auditor {
             let again = self.train_again(run, audit).await?;
             let decay = run.spec.sync.feedback_decay;
             if let Err(wrong) = again.check_unsent(decay, &opened) {
-                return Ok(failed("not_proven", wrong.to_string(), None));
+                return Ok(Finding::failed("not_proven", wrong.to_string(), None));
             }
             measured = measured.min(again.farthest(&opened));
             // What is far off is not rounding, and not worth a second training.
@@ -146,20 +146,14 @@ impl Auditor {
                 break;
             }
             if measured <= allowed {
-                return Ok(Finding {
-                    outcome: AuditOutcome::Passed,
-                    code: "same".into(),
-                    reason: "training it again gives the same".into(),
-                    measured: Some(measured),
-                    allowed: Some(allowed),
-                });
+                return Ok(Finding::passed(measured, allowed));
             }
         }
         let reason = format!(
             "its progress differs from what training its assignment again gives: by {measured:.3} of its length, {allowed} is allowed"
         );
         let numbers = measured.is_finite().then_some((measured, allowed));
-        Ok(failed("progress_differs", reason, numbers))
+        Ok(Finding::failed("progress_differs", reason, numbers))
     }
 
     async fn evidence(&self, audit: &Audit) -> anyhow::Result<Evidence> {
@@ -195,7 +189,7 @@ impl Auditor {
             self.base = Some((run.id, audit.base, weights));
         }
         let (_, _, base) = self.base.as_ref().context("the base was just made")?;
-        let out = self.file_name(run.id, "audited");
+        let out = WeightsFile::name(run.id, "audited");
         let bytes = 4 * run.layout.len() as u64;
         let out = WeightsFile::Copy(self.shared.create(&out, bytes)?.path().to_owned());
         let training = &run.dataset.training;
@@ -251,34 +245,13 @@ impl Auditor {
         for merge in way.merges {
             merges.push(self.blobs.read(merge).await?);
         }
-        let layout = Arc::clone(&run.layout);
-        let mut file = self.shared.create(
-            &self.file_name(run.id, "audit-base"),
-            4 * layout.len() as u64,
+        let file = self.shared.create(
+            &WeightsFile::name(run.id, "audit-base"),
+            4 * run.layout.len() as u64,
         )?;
-        tokio::task::spawn_blocking(move || {
-            let path = WeightsFile::Copy(file.path().to_owned());
-            if start.len() != file.bytes().len() {
-                bail!("a checkpoint has {} bytes", start.len());
-            }
-            file.bytes_mut().copy_from_slice(&start);
-            for merge in merges {
-                opengpu_merge::subtract(&layout, &merge, file.as_f32_mut())?;
-            }
-            let digest = Hash(opengpu_merge::digest(file.as_f32()));
-            if digest != way.digest {
-                bail!(
-                    "revision {revision} has digest {digest}, and {} is known",
-                    way.digest
-                );
-            }
-            Ok(path)
-        })
-        .await?
-    }
-
-    fn file_name(&self, run: RunId, what: &str) -> String {
-        format!("coordinator-{run}-{what}-{}", uuid::Uuid::now_v7().simple())
+        WeightsFile::made_of(file, &run.layout, start, merges, Some(way.digest))
+            .await
+            .with_context(|| format!("the weights of revision {revision}"))
     }
 }
 
@@ -294,10 +267,7 @@ impl Way {
         if !state.is_live(revision) {
             return None;
         }
-        let checkpoints = state.checkpoints().iter();
-        let start = checkpoints
-            .filter(|kept| kept.revision.number <= revision.number)
-            .max_by_key(|kept| kept.revision.number)?;
+        let start = state.checkpoint_up_to(revision.number)?;
         let merges: Vec<_> = state
             .merges()
             .filter(|merge| {
@@ -332,15 +302,8 @@ impl Again {
     }
 
     fn farthest(&self, opened: &[Opened]) -> f64 {
-        let (global, local) = (self.global.as_f32(), self.local.as_f32());
-        let distances = opened
-            .iter()
-            .map(|chunk| chunk.distance(global, local, self.typical));
-        // A loss of all numbers is far away, not near.
-        distances.fold(0.0, |farthest, distance| match distance.is_nan() {
-            true => f64::INFINITY,
-            false => farthest.max(distance),
-        })
+        let weights = (self.global.as_f32(), self.local.as_f32());
+        farthest(opened, weights, self.typical)
     }
 }
 
@@ -380,14 +343,4 @@ async fn prove(
 /// The chunks that an audit's number draws.
 pub fn drawn(run: &LiveRun, audit: &Audit) -> Vec<usize> {
     draw_chunks(&run.layout, audit.draw, run.spec.trust.audit_chunks)
-}
-
-fn failed(code: &str, reason: String, numbers: Option<(f64, f64)>) -> Finding {
-    Finding {
-        outcome: AuditOutcome::Failed,
-        code: code.to_owned(),
-        reason,
-        measured: numbers.map(|(measured, _)| measured),
-        allowed: numbers.map(|(_, allowed)| allowed),
-    }
 }

@@ -5,9 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::bail;
 use opengpu_protocol::wire::Evaluation;
-use opengpu_rounds::{Checkpoint, Hash, Look, Revision, WorkerId};
+use opengpu_rounds::{Look, Revision, WorkerId};
 use opengpu_trainer_protocol::{SharedFolder, TokenFiles};
 
 use super::weights_file::WeightsFile;
@@ -39,26 +38,23 @@ impl Probe<'_> {
     pub async fn look(&self, revision: Revision, loss: Option<f64>) -> Look {
         let good = lowest_before(self.run, revision);
         let above = self.run.spec.round.rollback_above;
-        let is_spike = match (loss, good) {
-            (None, _) => true,
-            (Some(loss), Some((_, lowest))) => loss > lowest * (1.0 + above),
-            _ => false,
-        };
-        let mut suspects = Vec::new();
-        if is_spike && above > 0.0 {
-            tracing::warn!(run = %self.run.id, %revision, loss, lowest = good.map(|(_, loss)| loss), "the held-out loss is far above the lowest before it; updates are tried one by one");
-            let good = good.map_or(0, |(good, _)| good.number);
-            suspects = self.suspects(good, above).await.unwrap_or_else(|error| {
-                tracing::error!(run = %self.run.id, error = format!("{error:#}"), "updates could not be tried");
-                Vec::new()
-            });
-        }
-        Look {
+        let mut look = Look {
             revision,
             loss,
             good,
-            suspects,
+            suspects: Vec::new(),
+        };
+        if above > 0.0 && look.is_spike(above) {
+            tracing::warn!(run = %self.run.id, %revision, loss, lowest = good.map(|(_, loss)| loss), "the held-out loss is far above the lowest before it; updates are tried one by one");
+            let good = good.map_or(0, |(good, _)| good.number);
+            match self.suspects(good, above).await {
+                Ok(suspects) => look.suspects = suspects,
+                Err(error) => {
+                    tracing::error!(run = %self.run.id, error = format!("{error:#}"), "updates could not be tried");
+                }
+            }
         }
+        look
     }
 
     /// Workers of whose updates since revision `good` one makes the loss worse by half of what
@@ -66,8 +62,7 @@ impl Probe<'_> {
     async fn suspects(&self, good: u64, above: f64) -> anyhow::Result<Vec<WorkerId>> {
         let (checkpoint, updates) = {
             let state = self.run.state();
-            let kept = state.checkpoints().iter().rev();
-            let checkpoint = kept.copied().find(|kept| kept.revision.number <= good);
+            let checkpoint = state.checkpoint_up_to(good).copied();
             let since = state.merges().rev();
             let since = since.filter(|merge| merge.revision.number > good);
             let updates = since.flat_map(|merge| &merge.updates);
@@ -82,12 +77,17 @@ impl Probe<'_> {
             return Ok(Vec::new());
         };
         let most = before * (1.0 + above / 2.0);
+        let weights = self.blobs.read(checkpoint.weights).await?;
         let mut suspects = BTreeSet::new();
         for (worker, payload) in updates {
             if suspects.contains(&worker) {
                 continue;
             }
-            let with = self.with_update(&checkpoint, payload).await?;
+            let name = WeightsFile::name(self.run.id, "probe");
+            let file = self.shared.create(&name, weights.len() as u64)?;
+            let update = vec![self.blobs.read(payload).await?];
+            let with =
+                WeightsFile::made_of(file, &self.run.layout, weights.clone(), update, None).await?;
             let loss = self.loss_of(checkpoint.revision, &with).await?;
             tracing::info!(run = %self.run.id, %worker, %payload, before, loss, most, "an update was tried");
             if loss.is_none_or(|loss| loss > most) {
@@ -95,33 +95,6 @@ impl Probe<'_> {
             }
         }
         Ok(suspects.into_iter().collect())
-    }
-
-    /// The checkpoint's weights with this update alone.
-    async fn with_update(
-        &self,
-        checkpoint: &Checkpoint,
-        payload: Hash,
-    ) -> anyhow::Result<WeightsFile> {
-        let payload = self.blobs.read(payload).await?;
-        let weights = self.blobs.read(checkpoint.weights).await?;
-        let layout = std::sync::Arc::clone(&self.run.layout);
-        let name = format!(
-            "coordinator-{}-probe-{}",
-            self.run.id,
-            uuid::Uuid::now_v7().simple()
-        );
-        let mut file = self.shared.create(&name, 4 * layout.len() as u64)?;
-        tokio::task::spawn_blocking(move || {
-            let path = WeightsFile::Copy(file.path().to_owned());
-            if weights.len() != file.bytes().len() {
-                bail!("a checkpoint has {} bytes", weights.len());
-            }
-            file.bytes_mut().copy_from_slice(&weights);
-            opengpu_merge::subtract(&layout, &payload, file.as_f32_mut())?;
-            Ok(path)
-        })
-        .await?
     }
 
     async fn loss_of(

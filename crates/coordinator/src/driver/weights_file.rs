@@ -1,6 +1,13 @@
 //! Weights in a file for the trainer, removed when nobody needs them any more.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::bail;
+use bytes::Bytes;
+use opengpu_merge::Layout;
+use opengpu_rounds::{Hash, RunId};
+use opengpu_trainer_protocol::SharedFile;
 
 /// A file with flat weights.
 #[derive(Debug)]
@@ -12,6 +19,41 @@ pub enum WeightsFile {
 }
 
 impl WeightsFile {
+    /// A name for a file that nobody has.
+    pub fn name(run: RunId, what: &str) -> String {
+        format!("coordinator-{run}-{what}-{}", uuid::Uuid::now_v7().simple())
+    }
+
+    /// A checkpoint's weights less these merges or updates, in this order. Only decoding and
+    /// subtracting, as every node does it. Refuses weights of another digest, if one is known.
+    pub async fn made_of(
+        mut file: SharedFile,
+        layout: &Arc<Layout>,
+        checkpoint: Bytes,
+        steps: Vec<Bytes>,
+        known: Option<Hash>,
+    ) -> anyhow::Result<Self> {
+        let layout = Arc::clone(layout);
+        tokio::task::spawn_blocking(move || {
+            let path = Self::Copy(file.path().to_owned());
+            if checkpoint.len() != file.bytes().len() {
+                bail!("a checkpoint has {} bytes", checkpoint.len());
+            }
+            file.bytes_mut().copy_from_slice(&checkpoint);
+            for step in steps {
+                opengpu_merge::subtract(&layout, &step, file.as_f32_mut())?;
+            }
+            if let Some(known) = known {
+                let digest = Hash(opengpu_merge::digest(file.as_f32()));
+                if digest != known {
+                    bail!("their digest is {digest}, and {known} is known");
+                }
+            }
+            Ok(path)
+        })
+        .await?
+    }
+
     /// Where.
     pub fn path(&self) -> &Path {
         match self {

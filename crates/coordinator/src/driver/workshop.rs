@@ -203,7 +203,7 @@ impl Workshop {
 
     async fn initialise(&mut self) -> anyhow::Result<Checkpoint> {
         let parameters = self.run.layout.len();
-        let name = self.file_name("first");
+        let name = WeightsFile::name(self.run.id, "first");
         let file = self.shared.create(&name, 4 * parameters as u64)?;
         let file_path = file.path().to_owned();
         drop(file);
@@ -317,9 +317,10 @@ impl Workshop {
 
     /// Writes what is held to a file of its own, and holds it again.
     async fn write_copy(&mut self, held: Held) -> anyhow::Result<WeightsFile> {
-        let mut file = self
-            .shared
-            .create(&self.file_name("copy"), 4 * held.weights.len() as u64)?;
+        let mut file = self.shared.create(
+            &WeightsFile::name(self.run.id, "copy"),
+            4 * held.weights.len() as u64,
+        )?;
         let (held, path) = blocking(move || {
             file.as_f32_mut().copy_from_slice(&held.weights);
             Ok((held, file.path().to_owned()))
@@ -327,14 +328,6 @@ impl Workshop {
         .await?;
         self.held = Some(held);
         Ok(WeightsFile::Copy(path))
-    }
-
-    fn file_name(&self, what: &str) -> String {
-        format!(
-            "coordinator-{}-{what}-{}",
-            self.run.id,
-            uuid::Uuid::now_v7().simple()
-        )
     }
 
     /// The recipe's weights, from what is held where that is on the way to them. They are

@@ -14,7 +14,7 @@ use super::{Result, Store, from_db, to_db, unix_ms};
 
 /// Failures without a proof (chunks that were not opened) after which a node is put in
 /// quarantine: a machine may be switched off at the wrong moment, but not each time.
-const UNPROVEN_FAILURES: i64 = 3;
+const UNPROVEN_FAILURES: u64 = 3;
 
 /// Parts of an audit as integers: every database sums and compares those alike.
 const MILLION: f64 = 1e6;
@@ -106,41 +106,32 @@ impl Store {
 pub(super) async fn count_audits(tx: &impl ConnectionTrait, audits: &[Audited]) -> Result<()> {
     for audit in audits {
         let id = to_db(audit.node.0)?;
-        let now_ms = from_db(unix_ms());
-        ensure_row(tx, id).await?;
-        let known = standing::Entity::find_by_id(id).one(tx).await?;
-        let known = known.map(Standing::from).unwrap_or_default().reputation;
-        let (passed, failed, proven) = match audit.outcome {
+        let (passed, failed) = match audit.outcome {
             AuditOutcome::Undecided => continue,
-            AuditOutcome::Passed => {
-                let passed = Expr::col(standing::Column::Passed).add(1);
-                (passed, 0, known.passed(now_ms))
-            }
-            AuditOutcome::Failed => (Expr::value(0), 1, known.failed(now_ms)),
+            AuditOutcome::Passed => (Expr::col(standing::Column::Passed).add(1), 0),
+            AuditOutcome::Failed => (Expr::value(0), 1),
         };
+        ensure_row(tx, id).await?;
         standing::Entity::update_many()
             .col_expr(standing::Column::Passed, passed)
             .col_expr(
                 standing::Column::Failed,
                 Expr::col(standing::Column::Failed).add(failed),
             )
-            .col_expr(
-                standing::Column::AuditsMillionths,
-                Expr::value((proven.audits * MILLION).round() as i64),
-            )
-            .col_expr(
-                standing::Column::ProvenMs,
-                Expr::value(to_db(proven.at_unix_ms)?),
-            )
             .filter(standing::Column::Node.eq(id))
             .exec(tx)
             .await?;
-        if failed == 0 {
-            continue;
-        }
+        // Read once the row is this transaction's: another run may audit the same node.
         let row = standing::Entity::find_by_id(id).one(tx).await?;
-        let failures = row.map_or(0, |row| row.failed);
-        if !audit.proven && failures < UNPROVEN_FAILURES {
+        let known = row.map(Standing::from).unwrap_or_default();
+        let now_ms = from_db(unix_ms());
+        let reputation = match failed {
+            0 => known.reputation.passed(now_ms),
+            _ => known.reputation.failed(now_ms),
+        };
+        set_reputation(tx, id, reputation).await?;
+        let unproven = !audit.proven && known.failed < UNPROVEN_FAILURES;
+        if failed == 0 || unproven {
             continue;
         }
         node::Entity::update_many()
@@ -156,6 +147,24 @@ pub(super) async fn count_audits(tx: &impl ConnectionTrait, audits: &[Audited]) 
             .exec(tx)
             .await?;
     }
+    Ok(())
+}
+
+async fn set_reputation(
+    tx: &impl ConnectionTrait,
+    node: i64,
+    reputation: Reputation,
+) -> Result<()> {
+    let millionths = (reputation.audits * MILLION).round() as i64;
+    standing::Entity::update_many()
+        .col_expr(standing::Column::AuditsMillionths, Expr::value(millionths))
+        .col_expr(
+            standing::Column::ProvenMs,
+            Expr::value(to_db(reputation.at_unix_ms)?),
+        )
+        .filter(standing::Column::Node.eq(node))
+        .exec(tx)
+        .await?;
     Ok(())
 }
 

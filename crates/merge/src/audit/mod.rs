@@ -257,6 +257,18 @@ impl Opened {
     }
 }
 
+/// The largest [`Opened::distance`] of these chunks: what decides an audit.
+pub fn farthest(opened: &[Opened], (global, local): (&[f32], &[f32]), typical: f64) -> f64 {
+    let distances = opened
+        .iter()
+        .map(|chunk| chunk.distance(global, local, typical));
+    // A loss of all numbers is far away, not near.
+    distances.fold(0.0, |farthest, distance| match distance.is_nan() {
+        true => f64::INFINITY,
+        false => farthest.max(distance),
+    })
+}
+
 /// Root mean square length of the true progress over all whole chunks of the model: what
 /// [`Opened::distance`] is measured in. Never 0.
 pub fn typical_length(layout: &Layout, global: &[f32], local: &[f32]) -> f64 {

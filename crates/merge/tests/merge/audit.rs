@@ -5,7 +5,7 @@ use opengpu_merge::audit::{
     Before, Claim, Opened, WrongOpening, check_openings, commitment, draw_chunks, openings_bytes,
     typical_length, write_openings,
 };
-use opengpu_merge::{Codec, Layout, encode, feedback};
+use opengpu_merge::{Codec, Layout, audit, encode, feedback};
 use proptest::prelude::*;
 
 use crate::values::Random;
@@ -88,8 +88,7 @@ fn before<'a>(sent: &'a Sent, given_back: Vec<(&'a [u8], f32)>) -> Before<'a> {
 
 fn farthest(opened: &[Opened], global: &[f32], local: &[f32]) -> f64 {
     let typical = typical_length(&layout(), global, local);
-    let distances = opened.iter().map(|o| o.distance(global, local, typical));
-    distances.fold(0.0, f64::max)
+    audit::farthest(opened, (global, local), typical)
 }
 
 #[test]

@@ -134,13 +134,7 @@ impl Deciding<'_> {
             );
             self.emit(EventKind::Audited {
                 assignment,
-                finding: Finding {
-                    outcome: AuditOutcome::Failed,
-                    code: NOT_OPENED.into(),
-                    reason,
-                    measured: None,
-                    allowed: None,
-                },
+                finding: Finding::failed(NOT_OPENED, reason, None),
                 merge: false,
             });
         }

@@ -144,7 +144,7 @@ impl Deciding<'_> {
             "the merge of {updates} of round {} failed: {reason}",
             pending.round
         );
-        self.go_back(&why, &[]);
+        self.go_back(u64::MAX, &why, &[]);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //! no worker chose says that the weights are spoilt.
 
 use super::{Deciding, Granted, refuse};
-use crate::{Checkpoint, EventKind, Look, Phase, Revision, WorkerId};
+use crate::{EventKind, Look, Phase, Revision, WorkerId};
 
 /// How often in a row a run goes back to the same revision by itself: what two tries without
 /// the suspects don't mend is not for a program.
@@ -46,45 +46,35 @@ impl Deciding<'_> {
         if above <= 0.0 || !run.is_live(look.revision) || !may_go_back(run.phase) {
             return Ok(());
         }
+        if !look.is_spike(above) {
+            self.explain("the held-out loss is as it should be");
+            return Ok(());
+        }
+        let of = look.revision;
         let why = match (look.loss, look.good) {
-            (None, _) => format!(
-                "the held-out loss of revision {} is no number: the weights are spoilt",
-                look.revision
-            ),
-            (Some(loss), Some((good, lowest))) if loss > lowest * (1.0 + above) => format!(
-                "the held-out loss of revision {} is {loss:.3}, {:.0} % above that of revision {good}, {lowest:.3}; {:.0} % are allowed",
-                look.revision,
+            (Some(loss), Some((good, lowest))) => format!(
+                "the held-out loss of revision {of} is {loss:.3}, {:.0} % above that of revision {good}, {lowest:.3}; {:.0} % are allowed",
                 (loss / lowest - 1.0) * 100.0,
                 above * 100.0
             ),
-            _ => {
-                self.explain("the held-out loss is as it should be");
-                return Ok(());
-            }
+            _ => format!("the held-out loss of revision {of} is no number: the weights are spoilt"),
         };
         let newest_good = look.good.map_or(0, |(good, _)| good.number);
-        self.go_back_to(newest_good, &why, &look.suspects);
+        self.go_back(newest_good, &why, &look.suspects);
         Ok(())
     }
 
-    /// The newest weights can't be gone on with: goes back to the newest checkpoint, without the
-    /// suspects, or says that a person must decide.
-    pub(super) fn go_back(&mut self, why: &str, suspects: &[WorkerId]) {
-        self.go_back_to(u64::MAX, why, suspects);
-    }
-
-    /// The same to the newest checkpoint that is not after this revision.
-    fn go_back_to(&mut self, newest_good: u64, why: &str, suspects: &[WorkerId]) {
+    /// The newest weights can't be gone on with: goes back to the newest checkpoint that is not
+    /// after revision `newest_good`, without the suspects, or says that a person must decide.
+    pub(super) fn go_back(&mut self, newest_good: u64, why: &str, suspects: &[WorkerId]) {
         let run = self.run();
-        let target = checkpoint_up_to(&run.checkpoints, newest_good);
-        let off = run.settings.rollback_above <= 0.0;
-        let Some(target) = target.filter(|_| !off && may_go_back(run.phase)) else {
-            let mends = match target {
-                Some(_) => "",
-                None => "; no checkpoint from before it is kept",
-            };
-            return self.fail(&format!("{why}{mends}"));
+        let Some(target) = run.checkpoint_up_to(newest_good) else {
+            return self.fail(&format!("{why}; no checkpoint from before it is kept"));
         };
+        let target = target.revision;
+        if run.settings.rollback_above <= 0.0 || !may_go_back(run.phase) {
+            return self.fail(why);
+        }
         let lineages = run.lineages.iter().rev();
         let again = lineages
             .take_while(|lineage| lineage.by_itself && lineage.start.number == target.number)
@@ -122,10 +112,13 @@ impl Deciding<'_> {
         });
     }
 
-    /// Stops until a person decides.
+    /// Stops until a person decides. A round in progress ends with it; without one, what is late
+    /// may still come.
     fn fail(&mut self, reason: &str) {
-        self.return_leases(reason, |_, _| true);
-        self.abandon_open(reason);
+        if self.run().current.is_some() {
+            self.return_leases(reason, |_, _| true);
+            self.abandon_open(reason);
+        }
         self.emit(EventKind::Failed {
             reason: reason.to_owned(),
         });
@@ -147,9 +140,4 @@ fn may_go_back(phase: Phase) -> bool {
         phase,
         Phase::Forming | Phase::Training | Phase::Collecting | Phase::Merging
     )
-}
-
-fn checkpoint_up_to(checkpoints: &[Checkpoint], number: u64) -> Option<Revision> {
-    let kept = checkpoints.iter().rev().map(|kept| kept.revision);
-    kept.into_iter().find(|kept| kept.number <= number)
 }

@@ -157,12 +157,13 @@ impl World<'_> {
             return;
         };
         let mut then = Vec::new();
-        if let Some(merge) = owner.run.pending_merge()
-            && owner.merging != Some(merge.round)
-        {
-            owner.merging = Some(merge.round);
-            let round = merge.round;
-            then.push((some_time, Happening::MergeComputed { epoch, round }));
+        // What is no longer asked for, as in a run that failed, may be asked for again.
+        let pending = owner.run.pending_merge().map(|merge| merge.round);
+        if pending != owner.merging {
+            owner.merging = pending;
+            if let Some(round) = pending {
+                then.push((some_time, Happening::MergeComputed { epoch, round }));
+            }
         }
         if let Some(revision) = owner.run.pending_checkpoint(every)
             && owner.writing.is_none()

@@ -64,13 +64,7 @@ fn a_spike_goes_back_to_the_newest_good_checkpoint_without_the_suspects_and_on_b
             .unwrap();
         story.see(worker, 1.0);
     }
-    story.pass(story.run.settings().forming_ms);
-    assert_eq!(
-        story.run.phase(),
-        Phase::Training,
-        "{}",
-        story.explanation()
-    );
+    story.form();
     assert!(story.assignment(3).is_none());
     // Until a person takes it back.
     let worker = WorkerId(3);
@@ -102,7 +96,7 @@ fn what_two_tries_did_not_mend_waits_for_a_person() {
             story.join_with(worker, worker + 10, feedback).unwrap();
             story.see(worker, 1.0);
         }
-        story.pass(story.run.settings().forming_ms);
+        story.form();
         story.whole_round(4);
     }
     look(&mut story, Some(4.0), Some((2, 3.0)), &[]);
@@ -161,4 +155,20 @@ fn a_merge_that_cannot_be_computed_goes_back_too() {
         story.count(|kind| matches!(kind, EventKind::Failed { .. })),
         0
     );
+}
+
+#[test]
+fn what_is_late_may_still_come_after_a_merge_that_failed_for_good() {
+    let mut story = Story::training(settings(), 3);
+    story.update(1);
+    story.update(2);
+    // Its worker is waited for until the grace is over, and is late from then on.
+    story.pass(20_000);
+    assert_eq!(story.run.phase(), Phase::Merging);
+    let reason = "a payload is gone".into();
+    story.act(Input::MergeFailed { reason }).unwrap();
+    assert_eq!(story.run.phase(), Phase::Failed);
+    assert_eq!(story.run.leases().count(), 1);
+    story.act(Input::Resume).unwrap();
+    story.update(3);
 }

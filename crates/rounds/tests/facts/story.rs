@@ -81,14 +81,14 @@ impl Story {
     /// In round 0, with all of `workers` assigned.
     pub fn training(settings: RoundSettings, workers: u64) -> Self {
         let mut story = Self::started(settings, workers);
-        story.pass(story.run.settings().forming_ms);
-        assert_eq!(
-            story.run.phase(),
-            Phase::Training,
-            "{}",
-            story.explanation()
-        );
+        story.form();
         story
+    }
+
+    /// The next round opens.
+    pub fn form(&mut self) {
+        self.pass(self.run.settings().forming_ms);
+        assert_eq!(self.run.phase(), Phase::Training, "{}", self.explanation());
     }
 
     pub fn act(&mut self, input: Input) -> Result<(), &'static str> {
