@@ -206,6 +206,26 @@ try {
     await context.close();
   }
 
+  // ---- On a slow line ----
+  {
+    const { context, page } = await open("slow", { viewport: DESK });
+    await page.route(/hx-sse/, async (route) => {
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      await route.continue();
+    });
+    let streams = 0;
+    page.on("request", (request) => {
+      if (request.url().includes("/events")) streams += 1;
+    });
+    await page.goto(address, { waitUntil: "load" });
+    const live = await page
+      .waitForFunction(() => document.getElementById("link")?.dataset.state === "up", null, { timeout: 20_000 })
+      .then(() => true, () => false);
+    check("the page goes live when the script of streams comes last", live);
+    check("over one stream", streams === 1, `${streams} were asked for`);
+    await context.close();
+  }
+
   // ---- Without scripts ----
   {
     const { context, page } = await open("plain", { viewport: DESK, javaScriptEnabled: false });

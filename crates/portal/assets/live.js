@@ -22,6 +22,18 @@
     });
   }
 
+  // htmx looks at the page in a timer after its own script, which on a slow line is before the
+  // script that knows about streams is here: the page then never went live. So this script, which
+  // runs before both, puts the stream away until both are here and that timer has fired.
+  const stream = live.getAttribute("hx-sse:connect");
+  live.removeAttribute("hx-sse:connect");
+  document.addEventListener("DOMContentLoaded", () => {
+    setTimeout(() => {
+      live.setAttribute("hx-sse:connect", stream);
+      htmx.process(live);
+    });
+  });
+
   // ---- The curve ----
 
   const place = document.getElementById("curve");
