@@ -24,6 +24,25 @@ impl Day {
     }
 }
 
+/// As `2026-11-22`, in the Gregorian calendar.
+impl std::fmt::Display for Day {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days: years
+        // begin in March, so that the leap day is the last of its year. 146097 days are 400 years.
+        let days = u128::from(self.0) + 719_468;
+        let (era, of_era) = (days / 146_097, days % 146_097);
+        let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year + year / 4 - year / 100);
+        let from_march = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * from_march + 2) / 5 + 1;
+        let (month, later) = match from_march {
+            0..10 => (from_march + 3, 0),
+            _ => (from_march - 9, 1),
+        };
+        write!(f, "{:04}-{month:02}-{day:02}", era * 400 + year + later)
+    }
+}
+
 /// What a ledger comes to, by node and day. Adding entries one by one, in any order, or
 /// merging the sums of its parts gives the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

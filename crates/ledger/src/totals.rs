@@ -54,6 +54,12 @@ impl Totals {
         }
     }
 
+    /// How many entries these are.
+    pub fn entries(&self) -> u64 {
+        let audits = self.audits_passed + self.audits_failed + self.audits_undecided;
+        self.accepted + self.rejected + audits + self.corrections
+    }
+
     /// Adds the totals of other entries.
     pub fn merge(&mut self, other: &Totals) {
         self.tokens += other.tokens;

@@ -9,6 +9,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use opengpu_coordinator::EnrolmentPolicy;
+use opengpu_protocol::sums::SumsBy;
 
 pub use account::AccountCommand;
 pub use key::KeyCommand;
@@ -74,7 +75,7 @@ pub enum Command {
     /// Owners of nodes, as the operator knows them
     #[command(
         subcommand,
-        after_help = "Examples:\n  opengpu account create alice\n  opengpu account list\n  opengpu node claim K7Q0-M1TB --account alice"
+        after_help = "Examples:\n  opengpu account create alice --team physics\n  opengpu account list\n  opengpu node claim K7Q0-M1TB --account alice"
     )]
     Account(AccountCommand),
     /// A code with which the operator gives this machine's node to your account
@@ -91,7 +92,7 @@ pub enum Command {
     /// What is remembered of accepted work, and its proofs
     #[command(
         subcommand,
-        after_help = "Examples:\n  opengpu ledger show 1\n  opengpu ledger export 1 --out ./ledger-1\n  opengpu ledger verify ./ledger-1 --receipts ~/.local/share/opengpu/node/receipts/1"
+        after_help = "Examples:\n  opengpu ledger show 1\n  opengpu ledger sums --by account\n  opengpu ledger export 1 --out ./ledger-1\n  opengpu ledger verify ./ledger-1 --receipts ~/.local/share/opengpu/node/receipts/1"
     )]
     Ledger(LedgerCommand),
     /// Sample text from an exported checkpoint
@@ -329,6 +330,26 @@ pub enum LedgerCommand {
         /// Receipts that were saved before, or folders of them
         #[arg(long, num_args = 1.., value_name = "FILE")]
         receipts: Vec<PathBuf>,
+    },
+    /// What the ledgers come to by node, account, team, run or day (UTC)
+    #[command(
+        after_help = "Examples:\n  opengpu ledger sums --by team\n  opengpu ledger sums --by day --run 1 --json\n\nA correction counts on the day on which it was made."
+    )]
+    Sums {
+        /// What to sum by: node, account, team, run or day
+        #[arg(long, default_value = "node")]
+        by: SumsBy,
+        /// Of one run only
+        #[arg(long, value_name = "NUMBER")]
+        run: Option<u64>,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make all sums again from the ledgers, and say whether they were right
+    #[command(after_help = "Example:\n  opengpu ledger rebuild")]
+    Rebuild {
+        #[command(flatten)]
+        remote: Remote,
     },
 }
 

@@ -33,6 +33,17 @@ pub struct KeyView {
 pub struct AccountRequest {
     /// What its owner is called here, 1 to 100 characters.
     pub name: String,
+    /// Name of the team that it is summed with, if any; as long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<String>,
+}
+
+/// `PUT /v1/accounts/{account}/team`: which team an account is of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TeamRequest {
+    /// Its name, 1 to 100 characters; none: it is of no team.
+    pub team: Option<String>,
 }
 
 /// An account.
@@ -42,6 +53,9 @@ pub struct AccountView {
     pub account: u64,
     /// What its owner is called here.
     pub name: String,
+    /// The team that it is summed with.
+    #[serde(default)]
+    pub team: Option<String>,
     /// The nodes that belong to it.
     #[schema(value_type = Vec<u64>)]
     pub nodes: Vec<NodeId>,

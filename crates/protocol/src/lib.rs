@@ -9,6 +9,7 @@ pub mod possession;
 mod replay;
 mod run_spec;
 pub mod signing;
+pub mod sums;
 pub mod wire;
 
 pub use check::SpecError;

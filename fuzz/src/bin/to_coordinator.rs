@@ -126,6 +126,7 @@ fn seeds() -> Vec<Seed> {
             "AccountRequest",
             &AccountRequest {
                 name: "alice".into(),
+                team: Some("physics".into()),
             },
         ),
         seed(

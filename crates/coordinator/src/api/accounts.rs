@@ -3,7 +3,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use opengpu_protocol::identity::{AccountRequest, AccountView, Claim, ClaimCode};
+use opengpu_protocol::identity::{AccountRequest, AccountView, Claim, ClaimCode, TeamRequest};
 use opengpu_protocol::wire::NodeView;
 use opengpu_rounds::Hash;
 use rand::RngExt;
@@ -36,14 +36,9 @@ pub async fn create(
     State(coordinator): State<Coordinator>,
     Parsed(asked): Parsed<AccountRequest>,
 ) -> ApiResult<Json<AccountView>> {
-    let name = asked.name.trim();
-    if name.is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
-        return Err(ApiError::unacceptable(
-            "bad_account",
-            "an account's name has 1 to 100 characters, none of them a control character",
-        ));
-    }
-    let created = coordinator.store().create_account(name).await;
+    let name = named(&asked.name)?;
+    let team = asked.team.as_deref().map(named).transpose()?;
+    let created = coordinator.store().create_account(name, team).await;
     let record = created.map_err(refused)?;
     audit(
         &coordinator,
@@ -54,6 +49,50 @@ pub async fn create(
     Ok(Json(view(&coordinator, record)))
 }
 
+/// `PUT /v1/accounts/{account}/team`
+pub async fn team(
+    State(coordinator): State<Coordinator>,
+    Segments(account): Segments<u64>,
+    Parsed(asked): Parsed<TeamRequest>,
+) -> ApiResult<Json<AccountView>> {
+    let team = asked.team.as_deref().map(named).transpose()?;
+    let store = coordinator.store();
+    let set = store.set_team(account, team).await;
+    let set = set.map_err(anyhow::Error::from)?;
+    let accounts = store.accounts().await.map_err(anyhow::Error::from)?;
+    let found = accounts.into_iter().find(|found| found.id == account);
+    let Some(record) = found.filter(|_| set) else {
+        return Err(unknown(account));
+    };
+    for node in coordinator.fleet().lock().nodes.values_mut() {
+        if let Some(owner) = node.account.as_mut().filter(|owner| owner.id == account) {
+            owner.team.clone_from(&record.team);
+        }
+    }
+    audit(&coordinator, "account.team", &account.to_string()).await?;
+    Ok(Json(view(&coordinator, record)))
+}
+
+/// A name of an account or a team, as it is kept.
+fn named(name: &str) -> ApiResult<&str> {
+    let name = name.trim();
+    if name.is_empty() || name.chars().count() > 100 || name.chars().any(char::is_control) {
+        return Err(ApiError::unacceptable(
+            "bad_account",
+            "the name of an account or a team has 1 to 100 characters, none of them a control \
+             character",
+        ));
+    }
+    Ok(name)
+}
+
+fn unknown(account: u64) -> ApiError {
+    ApiError::not_found(
+        "unknown_account",
+        format!("there is no account {account}; `opengpu account list` shows those there are"),
+    )
+}
+
 /// `DELETE /v1/accounts/{account}`
 pub async fn erase(
     State(coordinator): State<Coordinator>,
@@ -61,10 +100,7 @@ pub async fn erase(
 ) -> ApiResult<Json<()>> {
     let erased = coordinator.store().erase_account(account).await;
     if !erased.map_err(anyhow::Error::from)? {
-        return Err(ApiError::not_found(
-            "unknown_account",
-            format!("there is no account {account}; `opengpu account list` shows those there are"),
-        ));
+        return Err(unknown(account));
     }
     for node in coordinator.fleet().lock().nodes.values_mut() {
         node.account.take_if(|owner| owner.id == account);
@@ -143,6 +179,7 @@ fn view(coordinator: &Coordinator, account: AccountRecord) -> AccountView {
         nodes: nodes.map(|(node, _)| *node).collect(),
         account: account.id,
         name: account.name,
+        team: account.team,
         age_seconds: unix_ms().saturating_sub(account.created_ms) / 1000,
     }
 }

@@ -18,6 +18,7 @@ mod openapi;
 mod runs;
 mod samples;
 mod status;
+mod sums;
 mod table;
 mod tokens;
 mod updates;

@@ -1,10 +1,13 @@
 //! One value of each type that goes over the wire, for the OpenAPI document.
 
-use opengpu_protocol::identity::{AccountRequest, AccountView, AddKey, Claim, ClaimCode, KeyView};
+use opengpu_protocol::identity::{
+    AccountRequest, AccountView, AddKey, Claim, ClaimCode, KeyView, TeamRequest,
+};
 use opengpu_protocol::operator::{
     Exported, ExportedFile, LogEntry, RollbackRequest, SampleRequest, Sampled, TokenMade,
     TokenRequest, TokenState, TokenView,
 };
+use opengpu_protocol::sums::{LedgerSum, SumsRebuilt};
 use opengpu_protocol::wire::{
     Activity, AssignmentPlan, BlobManifest, CheckpointRef, DatasetManifest, Drawn, Enrol, Enrolled,
     ErrorBody, Evaluation, Hello, History, LedgerHead, LedgerProof, Machine, MergeRef, NodeView,
@@ -31,7 +34,34 @@ pub fn all() -> Vec<(&'static str, Value)> {
     let mut all = agent();
     all.extend(operator());
     all.extend(identity());
+    all.extend(sums());
     all
+}
+
+fn sums() -> Vec<(&'static str, Value)> {
+    vec![
+        (
+            "LedgerSum",
+            value(LedgerSum {
+                of: Some("2026-11-22".into()),
+                tokens: 65_536,
+                megaflops: 9_830_400,
+                accepted: 4,
+                rejected: 1,
+                audits_passed: 1,
+                audits_failed: 0,
+                audits_undecided: 0,
+                corrections: 0,
+            }),
+        ),
+        (
+            "SumsRebuilt",
+            value(SumsRebuilt {
+                lines: 5,
+                differed: 0,
+            }),
+        ),
+    ]
 }
 
 /// A sample that can't be written would show as an empty schema, which the tests refuse.
@@ -324,6 +354,13 @@ fn identity() -> Vec<(&'static str, Value)> {
             "AccountRequest",
             value(AccountRequest {
                 name: "alice".into(),
+                team: Some("physics".into()),
+            }),
+        ),
+        (
+            "TeamRequest",
+            value(TeamRequest {
+                team: Some("physics".into()),
             }),
         ),
         (
@@ -331,6 +368,7 @@ fn identity() -> Vec<(&'static str, Value)> {
             value(AccountView {
                 account: 1,
                 name: "alice".into(),
+                team: Some("physics".into()),
                 nodes: vec![NodeId(1)],
                 age_seconds: 86_400,
             }),

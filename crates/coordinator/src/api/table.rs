@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::endpoint::{Access, BodyRule, Endpoint};
 use super::{
-    accounts, blobs, datasets, directives, enrolment, keys, ledger, nodes, runs, status, tokens,
-    updates, workers,
+    accounts, blobs, datasets, directives, enrolment, keys, ledger, nodes, runs, status, sums,
+    tokens, updates, workers,
 };
 
 /// Bytes of a small JSON body.
@@ -152,6 +152,14 @@ fn ledgers() -> Vec<Endpoint> {
         .says("A signed head, and the proof that it only appends to the first `older` entries.")
         .asks(&["older"])
         .answers("LedgerProof"),
+        Endpoint::get("/v1/ledger/sums", NodeOrOperator, sums::sums)
+            .says("What the ledgers, or that of one `run`, come to `by` node, run, day, account or team; the last two for the operator alone.")
+            .asks(&["by", "run"])
+            .answers("[LedgerSum]"),
+        Endpoint::post("/v1/ledger/rebuild", Access::Operator, sums::rebuild)
+            .says("Makes all sums again from the lines of the ledgers, and says how many were others.")
+            .within(LONG)
+            .answers("SumsRebuilt"),
     ]
 }
 
@@ -246,6 +254,10 @@ fn operator_accounts() -> Vec<Endpoint> {
         Endpoint::post("/v1/accounts", Operator, accounts::create)
             .says("Makes an account.")
             .reads("AccountRequest", SMALL)
+            .answers("AccountView"),
+        Endpoint::put("/v1/accounts/{account}/team", Operator, accounts::team)
+            .says("Says which team an account is of; sums by team go by it, those of days before as well.")
+            .reads("TeamRequest", SMALL)
             .answers("AccountView"),
         Endpoint::delete("/v1/accounts/{account}", Operator, accounts::erase)
             .says("Erases an account. Its nodes stay and belong to nobody."),

@@ -1,5 +1,5 @@
 //! Accounts, and the short codes by which nodes come to them. An account is a name that nodes
-//! can refer to and nothing more: what nodes did refers to nodes, so that an account can go.
+//! can refer to, perhaps with that of a team, and nothing more: what nodes did refers to nodes, so that an account can go.
 
 use opengpu_rounds::{Hash, NodeId};
 use sea_orm::{
@@ -23,6 +23,8 @@ pub struct AccountRecord {
     pub name: String,
     /// When it was made, milliseconds since 1970.
     pub created_ms: u64,
+    /// The team that it is summed with.
+    pub team: Option<String>,
 }
 
 /// Why an account was not made or a node not claimed.
@@ -52,12 +54,18 @@ impl From<DbErr> for AccountError {
 
 impl Store {
     /// Makes an account.
-    pub async fn create_account(&self, name: &str) -> Result<AccountRecord, AccountError> {
+    pub async fn create_account(
+        &self,
+        name: &str,
+        team: Option<&str>,
+    ) -> Result<AccountRecord, AccountError> {
+        let team = team.map(str::to_owned);
         let created_ms = unix_ms();
         let inserted = account::Entity::insert(account::ActiveModel {
             id: NotSet,
             name: Set(name.to_owned()),
             created_ms: Set(created_ms),
+            team: Set(team.clone()),
         })
         .exec(&self.writer)
         .await;
@@ -66,6 +74,7 @@ impl Store {
                 id: from_db(inserted.last_insert_id),
                 name: name.to_owned(),
                 created_ms: from_db(created_ms),
+                team,
             }),
             Err(error) if is_unique_violation(&error) => Err(AccountError::Taken(name.to_owned())),
             Err(error) => Err(error.into()),
@@ -82,8 +91,19 @@ impl Store {
             id: from_db(row.id),
             name: row.name,
             created_ms: from_db(row.created_ms),
+            team: row.team,
         };
         Ok(rows.into_iter().map(record).collect())
+    }
+
+    /// Says which team an account is of. False: there is no such account.
+    pub async fn set_team(&self, id: u64, team: Option<&str>) -> Result<bool> {
+        let set = account::Entity::update_many()
+            .col_expr(account::Column::Team, Expr::value(team.map(str::to_owned)))
+            .filter(account::Column::Id.eq(to_db(id)?))
+            .exec(&self.writer)
+            .await?;
+        Ok(set.rows_affected == 1)
     }
 
     /// Erases an account. Its nodes stay, and belong to nobody. False: there is no such account.

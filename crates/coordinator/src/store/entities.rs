@@ -48,6 +48,7 @@ entity!(account, "account", {
     id: i64,
     name: String,
     created_ms: i64,
+    team: Option<String>,
 });
 
 entity!(claim, "claim", {
@@ -139,6 +140,23 @@ entity!(ledger_hash, "ledger_hash", {
     #[sea_orm(primary_key, auto_increment = false)]
     number: i64,
     hash: String,
+});
+
+entity!(ledger_sum, "ledger_sum", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    run: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    day: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    node: i64,
+    tokens: i64,
+    megaflops: i64,
+    accepted: i64,
+    rejected: i64,
+    audits_passed: i64,
+    audits_failed: i64,
+    audits_undecided: i64,
+    corrections: i64,
 });
 
 entity!(standing, "standing", {

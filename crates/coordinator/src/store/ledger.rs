@@ -1,5 +1,5 @@
 //! The ledger of each run: lines that are only ever appended, in the transaction of the events
-//! that they follow from, and the hashes of the tree over them.
+//! that they follow from, the hashes of the tree over them, and what they come to.
 
 use opengpu_ledger::tree::{Frontier, PlanError, ProofPlan, TreeHash};
 use opengpu_ledger::{Entry, append};
@@ -10,6 +10,7 @@ use sea_orm::{
 };
 
 use super::entities::{ledger_entry, ledger_hash};
+use super::sums::add_to_sums;
 use super::{ROWS_PER_STATEMENT, Result, Store, StoreError, from_db, to_db};
 
 /// A line of a ledger.
@@ -109,10 +110,11 @@ pub(super) async fn insert_entries(
             .exec_without_returning(tx)
             .await?;
     }
-    Ok(())
+    add_to_sums(tx, run, entries).await
 }
 
-async fn size(database: &impl ConnectionTrait, run: i64) -> Result<u64> {
+/// How many entries the ledger of a run has.
+pub(super) async fn size(database: &impl ConnectionTrait, run: i64) -> Result<u64> {
     let last: Option<i64> = ledger_entry::Entity::find()
         .select_only()
         .column(ledger_entry::Column::Number)

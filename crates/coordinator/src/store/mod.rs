@@ -28,6 +28,7 @@ mod open;
 mod runs;
 mod snapshots;
 mod standing;
+mod sums;
 mod tokens;
 mod workers;
 
@@ -42,6 +43,7 @@ pub use nodes::{Admission, EnrolError, NodeRecord, NodeState, UnknownState};
 pub use runs::{CreateRunError, RunRecord};
 pub use snapshots::Snapshot;
 pub use standing::{Audited, Standing};
+pub use sums::{Rebuilt, SumKey};
 pub use tokens::{LOCAL_LABEL, TokenRecord};
 pub use workers::WorkerRecord;
 
@@ -92,6 +94,17 @@ pub enum StoreError {
     /// An entry that no ledger takes.
     #[error("the entry can't be in a ledger")]
     Entry(#[source] opengpu_ledger::EntryError),
+    /// A line of a ledger that is none.
+    #[error("line {number} of the ledger of run {run} can't be read; restore a backup")]
+    Line {
+        /// Of which run.
+        run: u64,
+        /// Which line, from 0.
+        number: u64,
+        /// What is wrong with it.
+        #[source]
+        source: opengpu_ledger::LineError,
+    },
     /// There is no such row.
     #[error("there is no {0}")]
     Missing(String),

@@ -35,6 +35,7 @@ impl Store {
             Self { writer, reader }
         };
         store.migrate().await?;
+        store.mend_sums().await?;
         Ok(store)
     }
 

@@ -8,7 +8,7 @@ async fn a_node_is_claimed_by_the_code_that_it_shows_as_a_person_types_it() {
     let (node, agent) = server.enrol(&key(1), "attic").await;
     let (other, _) = server.enrol(&key(2), "cellar").await;
     let operator = server.operator();
-    let alice = operator.create_account(" alice ").await.unwrap();
+    let alice = operator.create_account(" alice ", None).await.unwrap();
     assert_eq!((alice.name.as_str(), alice.nodes.len()), ("alice", 0));
     let shown = agent.claim_code().await.unwrap();
     assert_eq!((shown.code.len(), shown.expires_in_seconds), (8, 900));
@@ -41,7 +41,7 @@ async fn a_later_code_replaces_the_one_before() {
     let server = Server::start().await;
     let (_, agent) = server.enrol(&key(1), "attic").await;
     let operator = server.operator();
-    operator.create_account("alice").await.unwrap();
+    operator.create_account("alice", None).await.unwrap();
     let first = agent.claim_code().await.unwrap().code;
     let second = agent.claim_code().await.unwrap().code;
     assert_eq!(code(operator.claim(&first, "alice").await), "unknown_code");
@@ -53,7 +53,7 @@ async fn codes_are_not_to_be_guessed() {
     let server = Server::start().await;
     let (_, agent) = server.enrol(&key(1), "attic").await;
     let operator = server.operator();
-    operator.create_account("alice").await.unwrap();
+    operator.create_account("alice", None).await.unwrap();
     let right = agent.claim_code().await.unwrap().code;
     let mut guesses = 0;
     while code(operator.claim("00000000", "alice").await) == "unknown_code" {
@@ -76,14 +76,14 @@ async fn names_of_accounts_are_bounded_and_unlike() {
     let operator = server.operator();
     for name in ["", "  ", "a\nb", &"a".repeat(101)] {
         assert_eq!(
-            code(operator.create_account(name).await),
+            code(operator.create_account(name, None).await),
             "bad_account",
             "{name:?}"
         );
     }
-    operator.create_account("alice").await.unwrap();
+    operator.create_account("alice", None).await.unwrap();
     assert_eq!(
-        code(operator.create_account("alice").await),
+        code(operator.create_account("alice", None).await),
         "account_taken"
     );
     assert_eq!(

@@ -15,7 +15,7 @@ on_both_databases!(
 
 const HOUR_MS: u64 = 3_600_000;
 
-async fn enrol(store: &Store, number: u64) -> NodeId {
+pub async fn enrol(store: &Store, number: u64) -> NodeId {
     let token = Hash::of(&number.to_be_bytes());
     store.create_token(token, "lab", None, None).await.unwrap();
     let key = Hash::of(&number.to_le_bytes());
@@ -26,28 +26,28 @@ async fn owner(store: &Store, node: NodeId) -> Option<u64> {
     store.node(node).await.unwrap().unwrap().account
 }
 
-fn in_an_hour() -> u64 {
+pub fn in_an_hour() -> u64 {
     opengpu_coordinator::clock::unix_ms() + HOUR_MS
 }
 
 async fn a_name_is_one_account(db: Database) {
     let store = db.open().await;
-    let alice = store.create_account("alice").await.unwrap();
-    let again = store.create_account("alice").await;
+    let alice = store.create_account("alice", None).await.unwrap();
+    let again = store.create_account("alice", None).await;
     assert!(matches!(again, Err(AccountError::Taken(_))), "{again:?}");
-    let bob = store.create_account("bob").await.unwrap();
+    let bob = store.create_account("bob", None).await.unwrap();
     assert_eq!(store.accounts().await.unwrap(), [alice, bob.clone()]);
     // What a number stood for it never stands for again.
     assert!(store.erase_account(bob.id).await.unwrap());
     assert!(!store.erase_account(bob.id).await.unwrap());
-    let bob_again = store.create_account("bob").await.unwrap();
+    let bob_again = store.create_account("bob", None).await.unwrap();
     assert!(bob_again.id > bob.id);
 }
 
 async fn a_code_claims_one_node_once(db: Database) {
     let store = db.open().await;
     let (mine, other) = (enrol(&store, 1).await, enrol(&store, 2).await);
-    let alice = store.create_account("alice").await.unwrap();
+    let alice = store.create_account("alice", None).await.unwrap();
     let code = Hash::of(b"code");
     store
         .put_claim_code(mine, code, in_an_hour())
@@ -64,7 +64,7 @@ async fn a_code_claims_one_node_once(db: Database) {
     assert_eq!(owner(&store, mine).await, Some(alice.id));
     assert_eq!(owner(&store, other).await, None);
     // Whoever has the machine may give it to somebody else.
-    let bob = store.create_account("bob").await.unwrap();
+    let bob = store.create_account("bob", None).await.unwrap();
     store
         .put_claim_code(mine, code, in_an_hour())
         .await
@@ -76,7 +76,7 @@ async fn a_code_claims_one_node_once(db: Database) {
 async fn an_old_or_replaced_code_claims_nothing(db: Database) {
     let store = db.open().await;
     let node = enrol(&store, 1).await;
-    store.create_account("alice").await.unwrap();
+    store.create_account("alice", None).await.unwrap();
     let (old, replaced, new) = (Hash::of(b"old"), Hash::of(b"replaced"), Hash::of(b"new"));
     store.put_claim_code(node, old, 1).await.unwrap();
     let late = store.claim_node(old, "alice").await;
@@ -101,7 +101,7 @@ async fn a_code_that_two_use_at_once_goes_to_one_of_them(db: Database) {
         .await
         .unwrap();
     for name in ["alice", "bob"] {
-        store.create_account(name).await.unwrap();
+        store.create_account(name, None).await.unwrap();
     }
     let (one, two) = tokio::join!(
         store.claim_node(code, "alice"),
@@ -119,7 +119,7 @@ async fn an_erased_account_leaves_its_nodes_to_nobody(db: Database) {
     let store = db.open().await;
     let (mine, other) = (enrol(&store, 1).await, enrol(&store, 2).await);
     for (node, name) in [(mine, "alice"), (other, "bob")] {
-        store.create_account(name).await.unwrap();
+        store.create_account(name, None).await.unwrap();
         let code = Hash::of(name.as_bytes());
         store
             .put_claim_code(node, code, in_an_hour())

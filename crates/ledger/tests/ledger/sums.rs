@@ -98,6 +98,26 @@ proptest! {
 }
 
 #[test]
+fn days_are_written_as_in_a_calendar() {
+    for (unix_ms, written) in [
+        (0, "1970-01-01"),
+        (951_782_399_999, "2000-02-28"),
+        (951_782_400_000, "2000-02-29"),
+        (951_868_800_000, "2000-03-01"),
+        (1_735_603_200_000, "2024-12-31"),
+        (1_735_689_600_000, "2025-01-01"),
+        (4_107_542_400_000, "2100-03-01"),
+        (4_107_542_399_999, "2100-02-28"),
+        (MORNING, "2026-11-21"),
+    ] {
+        assert_eq!(Day::of(unix_ms).to_string(), written);
+    }
+    // The latest day that there is.
+    let latest = Day(u64::MAX).to_string();
+    assert!(latest.starts_with("50505469855535078-"), "{latest}");
+}
+
+#[test]
 fn a_correction_counts_on_its_own_day_and_mends_the_run() {
     let sums = of(&story());
     let taken_back = Day::of(MORNING + 100_000_000);

@@ -1,6 +1,7 @@
 //! `opengpu account …` and `opengpu claim`: whose nodes are whose.
 
 use anyhow::{Context, Result};
+use opengpu_protocol::Client;
 use opengpu_protocol::identity::AccountView;
 
 use crate::{
@@ -14,9 +15,9 @@ use crate::{
 /// Carries out an `account` command.
 pub async fn run(home: &Home, json: bool, command: AccountCommand) -> Result<()> {
     match command {
-        AccountCommand::Create { name, remote } => {
+        AccountCommand::Create { name, team, remote } => {
             let client = remote::operator(home, &remote)?;
-            let made = client.create_account(&name).await?;
+            let made = client.create_account(&name, team.as_deref()).await?;
             show(json, &made, |made| {
                 println!(
                     "account {}; give it a node with: opengpu node claim CODE --account {:?}",
@@ -28,15 +29,18 @@ pub async fn run(home: &Home, json: bool, command: AccountCommand) -> Result<()>
             let accounts = remote::operator(home, &remote)?.accounts().await?;
             show(json, &accounts, |accounts| list(accounts))
         }
+        AccountCommand::Team { name, team, remote } => {
+            let client = remote::operator(home, &remote)?;
+            let account = named(&client, &name).await?.account;
+            let account = client.set_team(account, team.as_deref()).await?;
+            show(json, &account, |account| match &account.team {
+                Some(team) => println!("account {} is of the team {team}", account.name),
+                None => println!("account {} is of no team", account.name),
+            })
+        }
         AccountCommand::Remove { name, remote } => {
             let client = remote::operator(home, &remote)?;
-            let accounts = client.accounts().await?;
-            let account = accounts.into_iter().find(|account| account.name == name);
-            let account = account.with_context(|| {
-                format!(
-                    "there is no account {name:?}; `opengpu account list` shows those there are"
-                )
-            })?;
+            let account = named(&client, &name).await?;
             client.erase_account(account.account).await?;
             show(json, &account, |account| {
                 println!(
@@ -47,6 +51,14 @@ pub async fn run(home: &Home, json: bool, command: AccountCommand) -> Result<()>
             })
         }
     }
+}
+
+async fn named(client: &Client, name: &str) -> Result<AccountView> {
+    let accounts = client.accounts().await?;
+    let account = accounts.into_iter().find(|account| account.name == name);
+    account.with_context(|| {
+        format!("there is no account {name:?}; `opengpu account list` shows those there are")
+    })
 }
 
 /// Asks for a code with which this machine's node can be claimed.
@@ -78,10 +90,11 @@ fn list(accounts: &[AccountView]) {
             let nodes: Vec<String> = account.nodes.iter().map(ToString::to_string).collect();
             vec![
                 account.name.clone(),
+                account.team.clone().unwrap_or_else(|| "-".into()),
                 Life(Some(account.age_seconds)).to_string(),
                 nodes.join(" "),
             ]
         })
         .collect();
-    table(&["ACCOUNT", "AGE", "NODES"], &rows);
+    table(&["ACCOUNT", "TEAM", "AGE", "NODES"], &rows);
 }

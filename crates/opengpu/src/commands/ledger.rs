@@ -21,6 +21,8 @@ use crate::{
     progress, remote,
 };
 
+use super::sums;
+
 /// Files of an export.
 const LINES: &str = "ledger.jsonl";
 const HEAD: &str = "ledger.head";
@@ -54,6 +56,8 @@ pub async fn run(home: &Home, json: bool, command: LedgerCommand) -> Result<()> 
             let report = verify(&folder, key.as_deref(), &heads, &receipts)?;
             show(json, &report, Report::print)
         }
+        LedgerCommand::Sums { by, run, remote } => sums::sums(home, json, by, run, &remote).await,
+        LedgerCommand::Rebuild { remote } => sums::rebuild(home, json, &remote).await,
     }
 }
 

@@ -11,5 +11,6 @@ pub mod run;
 pub mod serve;
 pub mod simulate;
 pub mod status;
+mod sums;
 pub mod token;
 pub mod up;

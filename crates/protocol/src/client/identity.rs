@@ -5,7 +5,9 @@ use reqwest::Method;
 
 use super::send::Call;
 use super::{Client, ClientError};
-use crate::identity::{AccountRequest, AccountView, AddKey, Claim, ClaimCode, KeyView};
+use crate::identity::{
+    AccountRequest, AccountView, AddKey, Claim, ClaimCode, KeyView, TeamRequest,
+};
 use crate::wire::NodeView;
 use crate::{SigningKey, possession, signing};
 
@@ -83,12 +85,32 @@ impl Client {
     }
 
     /// `POST /v1/accounts`, for the operator.
-    pub async fn create_account(&self, name: &str) -> Result<AccountView, ClientError> {
+    pub async fn create_account(
+        &self,
+        name: &str,
+        team: Option<&str>,
+    ) -> Result<AccountView, ClientError> {
         let request = AccountRequest {
             name: name.to_owned(),
+            team: team.map(str::to_owned),
         };
         let operation = format!("make the account {name:?}");
         let call = Call::json(operation, Method::POST, "/v1/accounts", &request).once();
+        self.json(&call, "account").await
+    }
+
+    /// `PUT /v1/accounts/{account}/team`, for the operator.
+    pub async fn set_team(
+        &self,
+        account: u64,
+        team: Option<&str>,
+    ) -> Result<AccountView, ClientError> {
+        let request = TeamRequest {
+            team: team.map(str::to_owned),
+        };
+        let operation = format!("say which team the account {account} is of");
+        let path = format!("/v1/accounts/{account}/team");
+        let call = Call::json(operation, Method::PUT, path, &request);
         self.json(&call, "account").await
     }
 

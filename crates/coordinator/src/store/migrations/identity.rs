@@ -10,7 +10,7 @@ fn optional(name: &'static str) -> ColumnDef {
 }
 
 /// Adds a column, unless a migration that was cut short did: SQLite commits each statement.
-async fn add_column(
+pub(super) async fn add_column(
     manager: &SchemaManager<'_>,
     table: &'static str,
     column: ColumnDef,
