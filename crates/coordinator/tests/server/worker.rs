@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use opengpu_merge::Layout;
-use opengpu_protocol::wire::{Activity, Outcome, Report, RunPlan, RunView, UpdateNotice};
+use opengpu_protocol::wire::{
+    Activity, AssignmentPlan, Outcome, Report, RunPlan, RunView, UpdateNotice,
+};
 use opengpu_protocol::{Client, SigningKey};
 use opengpu_rounds::{AssignmentId, FeedbackId, Hash, NodeId, Revision, RunId, WorkerId};
 
@@ -88,7 +90,7 @@ impl Worker {
     }
 
     /// Gets ready for work and waits until it is given some, which it does not begin.
-    pub async fn wait_for_assignment(&mut self) {
+    pub async fn wait_for_assignment(&mut self) -> AssignmentPlan {
         let mut directives = self
             .client
             .directives(Duration::from_secs(20))
@@ -98,8 +100,8 @@ impl Worker {
             let plan = directives.next().await.unwrap().expect("it goes on");
             let mine = plan.workers.into_iter().find_map(|plan| plan.run);
             let Some(plan) = mine else { continue };
-            if plan.assignment.is_some() {
-                return;
+            if let Some(assignment) = plan.assignment {
+                return assignment;
             }
             self.sync(plan.run, plan.revision, plan.digest).await;
             self.report(plan.run, Activity::Idle).await;

@@ -18,6 +18,7 @@ mod retention;
 mod runs;
 mod samples;
 mod standing;
+mod sums;
 
 use opengpu_coordinator::store::Store;
 use tempfile::TempDir;

@@ -59,6 +59,9 @@ fn update_past_the_bound_is_refused_with_the_number_and_its_blocks_go_out_again(
     assert_eq!(story.blocks(1), [(20, 30)], "the returned blocks go first");
     assert_eq!(story.run.assignment_of(WorkerId(1)).unwrap().1.attempt, 1);
     assert_eq!(story.act(late), Err("lease_returned"));
+    let (_, verdict) = story.run.verdict(AssignmentId(2)).unwrap();
+    let lateness = story.run.lateness(verdict).unwrap();
+    assert_eq!((lateness.measured, lateness.allowed), (3, 2));
     assert_eq!(
         story.reason,
         "the blocks of assignment 2 were given back: no update by the opening of round 3; one of round 0 is accepted up to 2 rounds late"
