@@ -3,7 +3,7 @@
 #![no_main]
 
 use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
-use opengpu_protocol::identity::{AccountRequest, AddKey, Claim};
+use opengpu_protocol::identity::{AccountRequest, AddKey, Claim, TeamRequest};
 use opengpu_protocol::operator::{RollbackRequest, SampleRequest, TokenRequest};
 use opengpu_protocol::possession::{is_proven, prove};
 use opengpu_protocol::signing::{is_public_key, public_key};
@@ -40,6 +40,7 @@ const KINDS: &[Kind] = &[
         }
     }),
     ("AccountRequest", reads::<AccountRequest>),
+    ("TeamRequest", reads::<TeamRequest>),
     ("Claim", reads::<Claim>),
 ];
 
@@ -126,6 +127,12 @@ fn seeds() -> Vec<Seed> {
             "AccountRequest",
             &AccountRequest {
                 name: "alice".into(),
+                team: Some("physics".into()),
+            },
+        ),
+        seed(
+            "TeamRequest",
+            &TeamRequest {
                 team: Some("physics".into()),
             },
         ),

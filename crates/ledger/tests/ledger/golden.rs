@@ -9,10 +9,10 @@ use std::path::PathBuf;
 
 use opengpu_ledger::tree::{Frontier, TreeHash, leaf_hash};
 use opengpu_ledger::{
-    ExportCheck, Head, HeadError, NoteError, Receipt, VerifierKey, verify_export,
+    EntryKind, ExportCheck, Head, HeadError, NoteError, Receipt, VerifierKey, verify_export,
 };
 
-use crate::values::{Ledger, story, verifier_key};
+use crate::values::{Ledger, code, finite, story, verifier_key};
 
 fn from_hexadecimal(text: &str) -> Vec<u8> {
     let pairs = text.as_bytes().chunks(2);
@@ -127,6 +127,32 @@ fn ledgers_of_earlier_versions_hold() {
     let receipted = receipt.verify(&key).unwrap();
     assert_eq!(receipted.entry, story()[2]);
     assert_eq!(receipted.head, verified.head);
+}
+
+/// Ledger 2 was not written by this crate: lines, tree and signatures are made by hand from
+/// `docs/ledger.md`, with rejections as coordinators write them.
+#[test]
+fn a_ledger_of_rejections_that_another_program_wrote_holds() {
+    let read = |ending: &str| std::fs::read(path("ledger-2", ending)).unwrap();
+    let key = String::from_utf8(read("key")).unwrap();
+    let key: VerifierKey = key.trim_end().parse().unwrap();
+    let check = ExportCheck::new(&key, &read("head"), &[&read("older-head")]).unwrap();
+    let verified = verify_export(check, read("jsonl").as_slice()).unwrap();
+    let run = verified.sums.run();
+    assert_eq!((run.tokens, run.megaflops), (49_155, 7_373_250));
+    assert_eq!((run.accepted, run.rejected, run.corrections), (3, 6, 0));
+
+    let receipt = Receipt::parse(&read("tlog-proof")).unwrap();
+    let receipted = receipt.verify(&key).unwrap();
+    assert_eq!((receipted.index, &receipted.head), (2, &verified.head));
+    assert_eq!(
+        receipted.entry.kind,
+        EntryKind::Rejected {
+            code: code("too_many_blocks"),
+            measured: Some(finite(9.0)),
+            allowed: Some(finite(8.0)),
+        }
+    );
 }
 
 #[test]
