@@ -145,7 +145,8 @@ impl Growing {
             }
         }
         let epoch = store.claim(self.run).await.unwrap();
-        let appended = store.append(self.run, epoch, self.head, &events, &[entry]);
+        let entries = [entry];
+        let appended = store.append(self.run, epoch, self.head, &events, &entries);
         self.head = appended.await.unwrap();
         self.size += 1;
     }
