@@ -2,72 +2,16 @@
 //! given. The others' trainers are the real one; the liar's is too, behind a script that changes
 //! what it is told.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use opengpu_agent::{AgentSettings, DeviceSettings};
-use opengpu_protocol::wire::NodeView;
 use opengpu_rounds::{AuditOutcome, Event, EventKind, NodeId, Outcome};
-use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, OPENGPU, opengpu};
 use crate::invariants;
+use crate::stranger::{Stranger, altered_trainer, node};
 
 const RUN: &str = "evaluate_every = 0\n[inner]\nstate = \"reset\"\n\
                    [trust]\naudit_rate = 0.2\nprobation_audits = 2\n";
-
-/// An agent in this process that was given a token of its own, and its trainer.
-struct Stranger {
-    name: &'static str,
-    shutdown: CancellationToken,
-    running: tokio::task::JoinHandle<Result<(), opengpu_agent::AgentError>>,
-    home: PathBuf,
-}
-
-impl Stranger {
-    fn join(cluster: &Cluster, name: &'static str, program: PathBuf) -> Self {
-        let url = cluster.url();
-        let token = ["node", "token", "--label", name, "--uses", "1", "--json"];
-        let token = opengpu(&cluster.home(), &[&token[..], &["--url", &url]].concat());
-        let token: serde_json::Value = serde_json::from_str(&token).unwrap();
-        let home = cluster.folder.path().join(name);
-        let shutdown = CancellationToken::new();
-        let settings = AgentSettings {
-            home: home.clone(),
-            server: Some(url),
-            token: Some(token["token"].as_str().unwrap().to_owned()),
-            name: name.to_owned(),
-            devices: vec![DeviceSettings {
-                program,
-                args: vec!["trainer".into()],
-                threads: Some(1),
-                memory_bytes: None,
-                device: Some("cpu".into()),
-                slowdown: 1.0,
-            }],
-            shutdown: shutdown.clone(),
-        };
-        let running = tokio::spawn(opengpu_agent::run(settings));
-        Self {
-            name,
-            shutdown,
-            running,
-            home,
-        }
-    }
-
-    async fn leave(self) {
-        self.shutdown.cancel();
-        self.running.await.unwrap().unwrap();
-        opengpu_agent::forget(&self.home).unwrap();
-    }
-}
-
-async fn node(cluster: &Cluster, name: &str) -> Option<NodeView> {
-    let nodes = cluster.client().nodes().await.unwrap();
-    nodes.into_iter().find(|node| node.name == name)
-}
 
 /// Outcomes of the audits of a node's updates.
 fn audits(log: &[Event], node: NodeId) -> Vec<AuditOutcome> {
@@ -96,12 +40,9 @@ fn audits(log: &[Event], node: NodeId) -> Vec<AuditOutcome> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_trains_on_other_data_is_found_by_its_first_audit_and_an_honest_stranger_is_trusted() {
     let cluster = Cluster::with_nodes(2).await;
-    let script = cluster.folder.path().join("lying-trainer");
-    let lie = format!("#!/bin/sh\nsed -u 's/\"seed\":[0-9]*/\"seed\":99/' | {OPENGPU} \"$@\"\n");
-    std::fs::write(&script, lie).unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let lying = altered_trainer(&cluster, r#"s/"seed":[0-9]*/"seed":99/"#);
     let honest = Stranger::join(&cluster, "honest", OPENGPU.into());
-    let liar = Stranger::join(&cluster, "liar", script);
+    let liar = Stranger::join(&cluster, "liar", lying);
     let run = cluster.submit(400, 2, RUN);
 
     let started = Instant::now();

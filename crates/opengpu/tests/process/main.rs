@@ -14,4 +14,6 @@ mod invariants;
 mod join;
 mod kill;
 mod ledger;
+mod rollback;
+mod stranger;
 mod up;
