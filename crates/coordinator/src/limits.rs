@@ -20,6 +20,8 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use opengpu_rounds::NodeId;
 use serde::{Deserialize, Serialize};
 
+use crate::connections::{HELD_BYTES, PLACE_BYTES};
+
 /// Buckets that are remembered at a time: 65,536 of them take some megabytes.
 const MOST_BUCKETS: usize = 1 << 16;
 /// How often room is looked for when there are that many.
@@ -37,8 +39,6 @@ pub struct Rate {
 
 impl Rate {
     fn new(burst: u32, per_minute: u32) -> Self {
-        // Zero would be a limit that nothing passes, which nobody asks for.
-        let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
         Self {
             burst: at_least_one(burst),
             per_minute: at_least_one(per_minute),
@@ -56,6 +56,8 @@ pub struct LimitSettings {
     pub refusals: Rate,
     /// Requests of one node.
     pub requests: Rate,
+    /// Open connections.
+    pub connections: ConnectionSettings,
 }
 
 impl Default for LimitSettings {
@@ -66,8 +68,52 @@ impl Default for LimitSettings {
             enrolments: Rate::new(100, 60),
             refusals: Rate::new(300, 60),
             requests: Rate::new(2_000, 6_000),
+            connections: ConnectionSettings::default(),
         }
     }
+}
+
+/// How many connections may be open, and for how long they may say nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionSettings {
+    /// In all.
+    pub total: NonZeroU32,
+    /// Of one address.
+    pub per_address: NonZeroU32,
+    /// Until the first request's head has come.
+    pub head_seconds: NonZeroU32,
+    /// Between an answer and the next request's head.
+    pub idle_seconds: NonZeroU32,
+}
+
+impl Default for ConnectionSettings {
+    /// An agent holds two connections, of which one rests most of the time and makes room where
+    /// it must: some thousands of agents in all, 500 at least behind one address. A head fits in
+    /// one packet, which a bad line sends again a few times within 15 s. Clients close what
+    /// rests for 90 s (ours) or a minute (proxies); who closes first should be the client, or a
+    /// request may be on its way into a connection that the server has just closed.
+    fn default() -> Self {
+        Self {
+            total: at_least_one(8_192),
+            per_address: at_least_one(1_024),
+            head_seconds: at_least_one(15),
+            idle_seconds: at_least_one(120),
+        }
+    }
+}
+
+impl ConnectionSettings {
+    /// Most bytes that those who are connected can make the server hold, whatever they do;
+    /// without the payloads of updates that it asked for.
+    pub fn memory_bytes(&self) -> u64 {
+        u64::from(self.total.get()) * PLACE_BYTES + HELD_BYTES
+    }
+}
+
+/// Zero would be a limit that nothing passes, which nobody asks for.
+fn at_least_one(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)
 }
 
 /// Too often; after this long it may do again.
@@ -127,7 +173,7 @@ const NOBODY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// What belongs to one owner: an IPv4 address, or the /64 that an IPv6 customer gets at least
 /// and can take addresses from at will.
-fn site(address: IpAddr) -> IpAddr {
+pub fn site(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = address.to_bits() & !u128::from(u64::MAX);
