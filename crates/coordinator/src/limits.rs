@@ -1,10 +1,10 @@
-//! How often an address and a node may ask: token buckets (the generic cell rate algorithm, as
-//! ITU-T I.371 has it), of which only those that are not full again are remembered.
+//! How often an address, a node and an account may ask: token buckets (the generic cell rate
+//! algorithm, as ITU-T I.371 has it), of which only those that are not full again are remembered.
 //!
 //! An address is limited in what it can do without proving who it is: to enrol, and to be
 //! refused. What succeeds is never counted against an address, so that a stranger behind the
-//! same address as an honest node harms nobody. Who proved to be a node is limited by node,
-//! far above what an honest one asks.
+//! same address as an honest node harms nobody. Who proved to be a node is limited by node, and
+//! with all other nodes of its account, far above what honest ones ask.
 //!
 //! Behind a reverse proxy all machines have its address, and share what one address may do:
 //! raise these limits there and limit at the proxy. Headers that tell the address beyond a
@@ -56,18 +56,22 @@ pub struct LimitSettings {
     pub refusals: Rate,
     /// Requests of one node.
     pub requests: Rate,
+    /// Requests of all nodes of one account together.
+    pub account_requests: Rate,
     /// Open connections.
     pub connections: ConnectionSettings,
 }
 
 impl Default for LimitSettings {
     /// A classroom behind one address enrols at once; a node with eight devices asks less than
-    /// 20 times a second.
+    /// 20 times a second, and one with a device about once: an account may have a thousand of
+    /// those.
     fn default() -> Self {
         Self {
             enrolments: Rate::new(100, 60),
             refusals: Rate::new(300, 60),
             requests: Rate::new(2_000, 6_000),
+            account_requests: Rate::new(20_000, 60_000),
             connections: ConnectionSettings::default(),
         }
     }
@@ -132,6 +136,7 @@ pub struct Limits {
     enrolments: Buckets<IpAddr>,
     refusals: Buckets<IpAddr>,
     requests: Buckets<NodeId>,
+    account_requests: Buckets<u64>,
     claims: Buckets<()>,
 }
 
@@ -142,6 +147,7 @@ impl Limits {
             enrolments: Buckets::new(settings.enrolments, MOST_BUCKETS, NOBODY),
             refusals: Buckets::new(settings.refusals, MOST_BUCKETS, NOBODY),
             requests: Buckets::new(settings.requests, MOST_BUCKETS, NodeId(0)),
+            account_requests: Buckets::new(settings.account_requests, MOST_BUCKETS, 0),
             // Ten guesses a minute at 2^40 codes that live for 15 minutes are no danger.
             claims: Buckets::new(Rate::new(30, 10), 1, ()),
         }
@@ -160,6 +166,11 @@ impl Limits {
     /// A node asked.
     pub fn request(&self, node: NodeId) -> Result<(), TooOften> {
         self.requests.take(node)
+    }
+
+    /// A node of this account asked.
+    pub fn account_request(&self, account: u64) -> Result<(), TooOften> {
+        self.account_requests.take(account)
     }
 
     /// Somebody enters a code to claim a node with.

@@ -224,16 +224,28 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
         Err(error) => return Err(ApiError::fault(&error).into_response()),
     }
     prove(&parts);
-    if let Err(wait) = gate.coordinator.limits().request(headers.node) {
-        let what = format!("node {} sends requests", headers.node);
-        return Err(ApiError::too_often(&what, wait).into_response());
-    }
+    may_ask(&gate.coordinator, headers.node).map_err(IntoResponse::into_response)?;
     if !gate.pending && nodes.is_pending(headers.node) {
         return Err(not_approved(headers.node).into_response());
     }
     parts.extensions.insert(SignedWith(key));
     parts.extensions.insert(Caller::Node(headers.node));
     Ok(Request::from_parts(parts, body))
+}
+
+/// Refuses a node that asks too often, alone or with the others of its account.
+fn may_ask(coordinator: &Coordinator, node: NodeId) -> Result<(), ApiError> {
+    let limits = coordinator.limits();
+    limits
+        .request(node)
+        .map_err(|wait| ApiError::too_often(&format!("node {node} sends requests"), wait))?;
+    let account = coordinator.fleet().lock().account_of(node);
+    let Some(account) = account else {
+        return Ok(());
+    };
+    limits
+        .account_request(account)
+        .map_err(|wait| ApiError::too_often("the nodes of your account send requests", wait))
 }
 
 /// Tells the connection that whoever speaks over it has proved who they are, so that it keeps its
