@@ -65,14 +65,27 @@ impl Drop for Process {
 impl Installation {
     /// Starts a coordinator and waits until it is ready.
     pub async fn start() -> Result<Self> {
-        let program = std::env::current_exe()?.with_file_name("opengpu");
-        ensure!(
-            program.exists(),
-            "{} does not exist; build it first: cargo build --release --workspace",
-            program.display()
-        );
+        Self::start_with("").await
+    }
+
+    /// The same, with the text of its `config.toml`.
+    pub async fn start_with(config: &str) -> Result<Self> {
+        // A test's own program lies one folder deeper than the product's.
+        let own = std::env::current_exe()?;
+        let folders = own.ancestors().skip(1).take(2);
+        let mut programs = folders.map(|folder| folder.join("opengpu"));
+        let program = programs
+            .find(|program| program.is_file())
+            .with_context(|| {
+                format!(
+                    "no program opengpu near {}; build it first: cargo build --release --workspace",
+                    own.display()
+                )
+            })?;
         let folder = tempfile::tempdir()?;
         let home = folder.path().join("coordinator");
+        fs::create_dir(&home)?;
+        fs::write(home.join("config.toml"), config)?;
         let log = folder.path().join("coordinator.log");
         let coordinator = spawn(&program, &log, &home, &["serve", "--listen", "127.0.0.1:0"])?;
         let address = home.join("address");
@@ -102,8 +115,34 @@ impl Installation {
         self.folder.path().join("coordinator")
     }
 
-    fn url(&self) -> String {
+    /// The coordinator's address.
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The same, for a socket.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A secret of the coordinator's home, by the name of its file.
+    pub fn secret(&self, file: &str) -> Result<String> {
+        let file = self.home().join(file);
+        let secret = fs::read_to_string(&file);
+        let secret = secret.with_context(|| format!("reading {}", file.display()))?;
+        Ok(secret.trim().to_owned())
+    }
+
+    /// All that the coordinator and its trainer have logged so far.
+    pub fn logs(&self) -> Result<Vec<PathBuf>> {
+        let mut logs = vec![self.folder.path().join("coordinator.log")];
+        let folder = self.home().join("logs");
+        if folder.exists() {
+            for entry in fs::read_dir(folder)? {
+                logs.push(entry?.path());
+            }
+        }
+        Ok(logs)
     }
 
     /// The coordinator, as its operator sees it.

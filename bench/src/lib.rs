@@ -7,6 +7,7 @@ mod attack;
 mod data;
 mod decide;
 mod federated;
+pub mod hostile;
 pub mod installation;
 mod known;
 pub mod memory;

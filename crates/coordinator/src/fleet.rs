@@ -103,6 +103,12 @@ impl Memory {
             .is_some_and(|memory| memory.node == node)
     }
 
+    /// The account that a node belongs to.
+    pub fn account_of(&self, node: NodeId) -> Option<u64> {
+        let account = self.nodes.get(&node)?.account.as_ref();
+        account.map(|account| account.id)
+    }
+
     /// What the operator thinks of a worker's node.
     pub fn state_of(&self, worker: &WorkerMemory) -> NodeState {
         self.nodes

@@ -1,10 +1,10 @@
-//! How often an address and a node may ask: token buckets (the generic cell rate algorithm, as
-//! ITU-T I.371 has it), of which only those that are not full again are remembered.
+//! How often an address, a node and an account may ask: token buckets (the generic cell rate
+//! algorithm, as ITU-T I.371 has it), of which only those that are not full again are remembered.
 //!
 //! An address is limited in what it can do without proving who it is: to enrol, and to be
 //! refused. What succeeds is never counted against an address, so that a stranger behind the
-//! same address as an honest node harms nobody. Who proved to be a node is limited by node,
-//! far above what an honest one asks.
+//! same address as an honest node harms nobody. Who proved to be a node is limited by node, and
+//! with all other nodes of its account, far above what honest ones ask.
 //!
 //! Behind a reverse proxy all machines have its address, and share what one address may do:
 //! raise these limits there and limit at the proxy. Headers that tell the address beyond a
@@ -19,6 +19,8 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use opengpu_rounds::NodeId;
 use serde::{Deserialize, Serialize};
+
+use crate::connections::{HELD_BYTES, PLACE_BYTES};
 
 /// Buckets that are remembered at a time: 65,536 of them take some megabytes.
 const MOST_BUCKETS: usize = 1 << 16;
@@ -37,8 +39,6 @@ pub struct Rate {
 
 impl Rate {
     fn new(burst: u32, per_minute: u32) -> Self {
-        // Zero would be a limit that nothing passes, which nobody asks for.
-        let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
         Self {
             burst: at_least_one(burst),
             per_minute: at_least_one(per_minute),
@@ -56,18 +56,68 @@ pub struct LimitSettings {
     pub refusals: Rate,
     /// Requests of one node.
     pub requests: Rate,
+    /// Requests of all nodes of one account together.
+    pub account_requests: Rate,
+    /// Open connections.
+    pub connections: ConnectionSettings,
 }
 
 impl Default for LimitSettings {
     /// A classroom behind one address enrols at once; a node with eight devices asks less than
-    /// 20 times a second.
+    /// 20 times a second, and one with a device about once: an account may have a thousand of
+    /// those.
     fn default() -> Self {
         Self {
             enrolments: Rate::new(100, 60),
             refusals: Rate::new(300, 60),
             requests: Rate::new(2_000, 6_000),
+            account_requests: Rate::new(20_000, 60_000),
+            connections: ConnectionSettings::default(),
         }
     }
+}
+
+/// How many connections may be open, and for how long they may say nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionSettings {
+    /// In all.
+    pub total: NonZeroU32,
+    /// Of one address.
+    pub per_address: NonZeroU32,
+    /// Until the first request's head has come.
+    pub head_seconds: NonZeroU32,
+    /// Between an answer and the next request's head.
+    pub idle_seconds: NonZeroU32,
+}
+
+impl Default for ConnectionSettings {
+    /// An agent holds two connections, of which one rests most of the time and makes room where
+    /// it must: some thousands of agents in all, 500 at least behind one address. A head fits in
+    /// one packet, which a bad line sends again a few times within 15 s. Clients close what
+    /// rests for 90 s (ours) or a minute (proxies); who closes first should be the client, or a
+    /// request may be on its way into a connection that the server has just closed.
+    fn default() -> Self {
+        Self {
+            total: at_least_one(8_192),
+            per_address: at_least_one(1_024),
+            head_seconds: at_least_one(15),
+            idle_seconds: at_least_one(120),
+        }
+    }
+}
+
+impl ConnectionSettings {
+    /// Most bytes that those who are connected can make the server hold, whatever they do;
+    /// without the payloads of updates that it asked for.
+    pub fn memory_bytes(&self) -> u64 {
+        u64::from(self.total.get()) * PLACE_BYTES + HELD_BYTES
+    }
+}
+
+/// Zero would be a limit that nothing passes, which nobody asks for.
+fn at_least_one(number: u32) -> NonZeroU32 {
+    NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN)
 }
 
 /// Too often; after this long it may do again.
@@ -86,6 +136,7 @@ pub struct Limits {
     enrolments: Buckets<IpAddr>,
     refusals: Buckets<IpAddr>,
     requests: Buckets<NodeId>,
+    account_requests: Buckets<u64>,
     claims: Buckets<()>,
 }
 
@@ -96,6 +147,7 @@ impl Limits {
             enrolments: Buckets::new(settings.enrolments, MOST_BUCKETS, NOBODY),
             refusals: Buckets::new(settings.refusals, MOST_BUCKETS, NOBODY),
             requests: Buckets::new(settings.requests, MOST_BUCKETS, NodeId(0)),
+            account_requests: Buckets::new(settings.account_requests, MOST_BUCKETS, 0),
             // Ten guesses a minute at 2^40 codes that live for 15 minutes are no danger.
             claims: Buckets::new(Rate::new(30, 10), 1, ()),
         }
@@ -116,6 +168,11 @@ impl Limits {
         self.requests.take(node)
     }
 
+    /// A node of this account asked.
+    pub fn account_request(&self, account: u64) -> Result<(), TooOften> {
+        self.account_requests.take(account)
+    }
+
     /// Somebody enters a code to claim a node with.
     pub fn claim(&self) -> Result<(), TooOften> {
         self.claims.take(())
@@ -127,7 +184,7 @@ const NOBODY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// What belongs to one owner: an IPv4 address, or the /64 that an IPv6 customer gets at least
 /// and can take addresses from at will.
-fn site(address: IpAddr) -> IpAddr {
+pub fn site(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = address.to_bits() & !u128::from(u64::MAX);

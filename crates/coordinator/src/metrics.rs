@@ -50,6 +50,10 @@ pub struct Metrics {
     pub merge_seconds: Histogram,
     /// How long an append of events takes until it is durable.
     pub append_seconds: Histogram,
+    /// Open connections.
+    pub connections_open: Gauge,
+    /// Connections closed or not taken by the server, by why.
+    pub connections_closed: Family<CodeLabel, Counter>,
     /// Bytes of request bodies.
     pub received_bytes: Counter,
     /// Bytes of blobs sent.
@@ -79,6 +83,8 @@ impl Metrics {
             rounds_abandoned: Counter::default(),
             merge_seconds: seconds(),
             append_seconds: seconds(),
+            connections_open: Gauge::default(),
+            connections_closed: Family::default(),
             received_bytes: Counter::default(),
             sent_bytes: Counter::default(),
             nodes_connected: Gauge::default(),
@@ -129,6 +135,16 @@ impl Metrics {
             "Time until appended events are durable",
             Unit::Seconds,
             self.append_seconds.clone(),
+        );
+        r.register(
+            "connections_open",
+            "Open connections",
+            self.connections_open.clone(),
+        );
+        r.register(
+            "connections_closed",
+            "Connections that the server did not take, or closed for want of room or for silence",
+            self.connections_closed.clone(),
         );
         r.register_with_unit(
             "received",

@@ -20,6 +20,7 @@ use crate::api::intake::Checker;
 use crate::auth::{OperatorToken, Signatures};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
+use crate::connections::{self, Connections};
 use crate::coordinator::{Coordinator, Inner};
 use crate::driver::{AUDITS, Auditor, LiveRun, QUEUE, measure, open};
 use crate::enrolment::EnrolmentPolicy;
@@ -48,7 +49,7 @@ pub struct ServeSettings {
     pub database_url: Option<String>,
     /// Who may enrol.
     pub enrolment: EnrolmentPolicy,
-    /// How often an address and a node may ask.
+    /// How often an address and a node may ask, and how many connections they may hold.
     pub limits: LimitSettings,
     /// What starts a trainer; None: runs whose weights need one can't be made.
     pub trainer: Option<TrainerCommand>,
@@ -140,7 +141,9 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
     let router = crate::api::router(&coordinator, extra);
     coordinator.set_ready();
     tracing::info!(%addr, enrolment = %settings.enrolment, home = %coordinator.home().display(), "listening");
-    let serving = tokio::spawn(run_server(listener, router, coordinator.clone(), measuring));
+    let connections = Connections::new(&settings.limits.connections, coordinator.metrics());
+    let server = connections::serve(listener, router, connections, coordinator.shutdown_token());
+    let serving = tokio::spawn(run_server(server, coordinator.clone(), measuring));
     Ok(Bound {
         addr,
         coordinator,
@@ -149,23 +152,16 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
 }
 
 async fn run_server(
-    listener: TcpListener,
-    router: Router,
+    server: impl Future<Output = ()> + Send + 'static,
     coordinator: Coordinator,
     measuring: JoinHandle<()>,
 ) -> anyhow::Result<()> {
     let shutdown = coordinator.shutdown_token();
-    let asked = shutdown.clone();
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
-        asked.cancelled().await;
-    });
-    let server = std::future::IntoFuture::into_future(server);
     // However the server ends, all else ends with it.
     let ended = shutdown.clone().drop_guard();
     let mut server = tokio::spawn(async move {
         let _ended = ended;
-        server.await
+        server.await;
     });
     shutdown.cancelled().await;
     tracing::info!("stopping");
@@ -173,9 +169,7 @@ async fn run_server(
     let served = tokio::time::timeout(FAREWELL, &mut server).await;
     server.abort();
     let result = match served {
-        Ok(served) => served
-            .context("the server panicked")
-            .and_then(|served| served.context("serving")),
+        Ok(served) => served.context("the server panicked"),
         Err(_elapsed) => Ok(()),
     };
     if tokio::time::timeout(FAREWELL, coordinator.tasks().finish())

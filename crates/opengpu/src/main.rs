@@ -7,6 +7,7 @@ mod home;
 mod local;
 mod logging;
 mod memory;
+mod open_files;
 mod output;
 mod progress;
 mod remote;

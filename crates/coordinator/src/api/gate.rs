@@ -20,6 +20,7 @@ use super::endpoint::{Access, BodyRule, matched_path};
 use super::error::{ApiError, Refused};
 use super::extract::{Buffered, Caller, SignedWith};
 use crate::Coordinator;
+use crate::connections::Seat;
 use crate::metrics::{CodeLabel, RequestLabels};
 
 /// Longest wait for the next piece of a body.
@@ -178,6 +179,7 @@ async fn admit_operator(gate: &Gate, request: Request) -> Result<Request, Respon
         );
         return Err(error.into_response());
     }
+    prove(&parts);
     parts.extensions.insert(Caller::Operator);
     if gate.body == BodyRule::Streamed {
         return Ok(Request::from_parts(parts, body));
@@ -221,16 +223,37 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
         Ok(Err(refusal)) => return Err(refuse(&refusal)),
         Err(error) => return Err(ApiError::fault(&error).into_response()),
     }
-    if let Err(wait) = gate.coordinator.limits().request(headers.node) {
-        let what = format!("node {} sends requests", headers.node);
-        return Err(ApiError::too_often(&what, wait).into_response());
-    }
+    prove(&parts);
+    may_ask(&gate.coordinator, headers.node).map_err(IntoResponse::into_response)?;
     if !gate.pending && nodes.is_pending(headers.node) {
         return Err(not_approved(headers.node).into_response());
     }
     parts.extensions.insert(SignedWith(key));
     parts.extensions.insert(Caller::Node(headers.node));
     Ok(Request::from_parts(parts, body))
+}
+
+/// Refuses a node that asks too often, alone or with the others of its account.
+fn may_ask(coordinator: &Coordinator, node: NodeId) -> Result<(), ApiError> {
+    let limits = coordinator.limits();
+    limits
+        .request(node)
+        .map_err(|wait| ApiError::too_often(&format!("node {node} sends requests"), wait))?;
+    let account = coordinator.fleet().lock().account_of(node);
+    let Some(account) = account else {
+        return Ok(());
+    };
+    limits
+        .account_request(account)
+        .map_err(|wait| ApiError::too_often("the nodes of your account send requests", wait))
+}
+
+/// Tells the connection that whoever speaks over it has proved who they are, so that it keeps its
+/// place when there are more connections than places.
+fn prove(parts: &Parts) {
+    if let Some(seat) = parts.extensions.get::<Seat>() {
+        seat.prove();
+    }
 }
 
 /// Which of these keys made the signature.
@@ -346,5 +369,26 @@ async fn read_pieces(body: Body, limit: usize) -> Result<Bytes, ApiError> {
                 ));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use futures::stream;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_body_that_dribbles_is_waited_for_two_minutes() {
+        let began = Instant::now();
+        let dribble = Body::from_stream(stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            Some((Ok::<_, std::convert::Infallible>("7"), ()))
+        }));
+        let read = read(&HeaderMap::new(), dribble, 16 * 1024).await;
+        assert_eq!(read.unwrap_err().code, "stalled");
+        assert_eq!(began.elapsed().as_secs(), WHOLE.as_secs());
     }
 }

@@ -7,13 +7,17 @@
 //! a payload is in memory as a whole only while it is checked.
 
 use std::collections::HashMap;
+use std::io::{Error, ErrorKind};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
-use futures::{StreamExt, TryStreamExt};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use opengpu_rounds::{AssignmentId, Hash, NodeId, Run};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::error::{ApiError, ApiResult};
 use super::gate::STALL;
@@ -23,8 +27,8 @@ use crate::driver::LiveRun;
 
 /// Different payloads that a node may send for each lease that it holds, and how many at once.
 const PAYLOADS_PER_LEASE: usize = 4;
-/// Bytes a second at which the largest body allowed must arrive at least: one that is held back
-/// for ever would keep its connection and its place on the disk.
+/// Bytes a second at which a body must arrive at least: one that is held back for ever would keep
+/// its connection and its place on the disk.
 const SLOWEST: u64 = 4096;
 /// Longest wait for the next piece of a body that nobody wants.
 const DRAIN_STALL: Duration = Duration::from_secs(5);
@@ -44,27 +48,24 @@ pub async fn store(
         return Ok(());
     }
     let received = coordinator.clone();
-    let stream = body.into_data_stream().map_err(std::io::Error::other);
-    // A sender that stalls holds nothing for long.
-    let stream = tokio_stream::StreamExt::timeout(stream, STALL);
-    let stream = stream.map(move |piece| {
-        let piece = piece.map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    let pieces = paced(body).inspect_ok(move |piece| {
         received.metrics().received_bytes.inc_by(piece.len() as u64);
-        Ok::<_, std::io::Error>(piece)
     });
-    let whole = STALL + Duration::from_secs(max_bytes / SLOWEST);
-    let stored = tokio::time::timeout(whole, blobs.put_named(hash, stream, max_bytes));
-    let Ok(stored) = stored.await else {
-        return Err(ApiError::bad_request(
-            "stalled",
-            format!("the bytes took longer than {} s", whole.as_secs()),
-        ));
-    };
-    match stored {
+    match blobs.put_named(hash, pieces, max_bytes).await {
         Ok(_) => Ok(()),
         Err(PutError::TooLarge { max_bytes }) => Err(ApiError::too_large(max_bytes)),
         Err(error @ PutError::Mismatch { .. }) => {
             Err(ApiError::unacceptable("wrong_hash", error.to_string()))
+        }
+        Err(PutError::Source { bytes, source }) if is_too_slow(source.as_ref()) => {
+            Err(ApiError::bad_request(
+                "stalled",
+                format!(
+                    "{bytes} bytes came, and then nothing for {} s, or all of it at less than \
+                     {SLOWEST} bytes a second",
+                    STALL.as_secs()
+                ),
+            ))
         }
         Err(error @ PutError::Source { .. }) => {
             Err(ApiError::bad_request("broken_body", error.to_string()))
@@ -73,13 +74,36 @@ pub async fn store(
     }
 }
 
+/// The pieces of a body for as long as they keep coming: none of them may take longer than
+/// [`STALL`], and all of them no longer than that beyond what they take at [`SLOWEST`]. Only
+/// waiting for them counts, not what is done with them.
+fn paced(body: Body) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
+    let begins = (body.into_data_stream(), Duration::ZERO, 0);
+    stream::try_unfold(begins, |(mut stream, waited, bytes)| async move {
+        let left = (STALL + Duration::from_secs(bytes / SLOWEST)).saturating_sub(waited);
+        let asked = Instant::now();
+        let piece = tokio::time::timeout(left.min(STALL), stream.next()).await;
+        let Some(piece) = piece.map_err(|_elapsed| Error::from(ErrorKind::TimedOut))? else {
+            return Ok(None);
+        };
+        let piece = piece.map_err(Error::other)?;
+        let bytes = bytes + piece.len() as u64;
+        Ok(Some((piece, (stream, waited + asked.elapsed(), bytes))))
+    })
+}
+
+fn is_too_slow(source: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let error = source.downcast_ref::<Error>();
+    error.is_some_and(|error| error.kind() == ErrorKind::TimedOut)
+}
+
 /// Reads a body for nothing, so that its sender gets to hear an answer that was known before:
 /// a connection is closed on whoever still sends.
 pub async fn drain(body: Body, max_bytes: u64) {
-    let mut stream = body.into_data_stream();
+    let mut pieces = pin!(paced(body));
     let mut bytes = 0;
     while bytes <= max_bytes
-        && let Ok(Some(Ok(piece))) = tokio::time::timeout(DRAIN_STALL, stream.next()).await
+        && let Ok(Some(Ok(piece))) = tokio::time::timeout(DRAIN_STALL, pieces.next()).await
     {
         bytes += piece.len() as u64;
     }
@@ -258,6 +282,54 @@ mod tests {
 
     fn code(refused: ApiResult<UnderWay<'_>>) -> String {
         refused.unwrap_err().code
+    }
+
+    /// A body of so many pieces of so many bytes, one every so many seconds.
+    fn slow(pieces: u32, bytes: usize, seconds: u64) -> Body {
+        Body::from_stream(stream::unfold(pieces, move |left| async move {
+            let left = left.checked_sub(1)?;
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            Some((Ok::<_, std::convert::Infallible>(vec![7; bytes]), left))
+        }))
+    }
+
+    async fn bytes_that_come(body: Body) -> std::io::Result<usize> {
+        let sum = |sum, piece: Bytes| async move { Ok(sum + piece.len()) };
+        paced(body).try_fold(0, sum).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_dribbles_ends_however_long_it_may_be() {
+        let began = Instant::now();
+        let came = bytes_that_come(slow(u32::MAX, 1, 10)).await;
+        let error = came.unwrap_err();
+        assert!(is_too_slow(&error), "{error}");
+        // Timers have milliseconds.
+        assert_eq!(began.elapsed().as_secs(), STALL.as_secs());
+        let began = Instant::now();
+        drain(slow(u32::MAX, 1, 4), u64::MAX).await;
+        assert_eq!(began.elapsed().as_secs(), STALL.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_line_and_a_slow_disk_are_no_dribble() {
+        let pieces = 1_000;
+        let bytes = SLOWEST as usize * 10;
+        let came = bytes_that_come(slow(pieces, bytes, 10)).await;
+        assert_eq!(came.unwrap(), pieces as usize * bytes);
+        let mut pieces = pin!(paced(slow(100, 1, 0)));
+        let mut came = 0;
+        while let Some(piece) = pieces.next().await {
+            came += piece.unwrap().len();
+            tokio::time::sleep(STALL).await;
+        }
+        assert_eq!(came, 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_that_is_dead_for_too_long_ends_a_body() {
+        let came = bytes_that_come(slow(2, 10_000_000, STALL.as_secs() + 1)).await;
+        assert!(is_too_slow(&came.unwrap_err()));
     }
 
     #[test]

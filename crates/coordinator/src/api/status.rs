@@ -1,10 +1,12 @@
 //! Health, readiness, metrics and the description of the API itself.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 
 use super::error::{ApiError, ApiResult};
 use crate::Coordinator;
@@ -53,6 +55,15 @@ pub async fn metrics(State(coordinator): State<Coordinator>) -> Response {
 
 /// `GET /openapi.json`
 pub async fn openapi() -> ApiResult<Response> {
-    let document = super::openapi_json()?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], document).into_response())
+    // Made once: it is long, always the same, and for anyone who asks.
+    static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
+    let document = match DOCUMENT.get() {
+        Some(document) => document,
+        None => {
+            let made = super::openapi_json()?;
+            DOCUMENT.get_or_init(|| made.into())
+        }
+    };
+    let content = (header::CONTENT_TYPE, "application/json");
+    Ok(([content], document.clone()).into_response())
 }

@@ -163,9 +163,9 @@ struct Upload {
     location: Location,
     hasher: blake3::Hasher,
     bytes: u64,
-    /// Came, and waits for more to fill a part.
-    pending: Vec<Bytes>,
-    pending_bytes: usize,
+    /// Came, and waits for more to fill a part. Copied: pieces may be of a byte each, which
+    /// would take some forty times as much.
+    pending: Vec<u8>,
 }
 
 impl Upload {
@@ -176,7 +176,6 @@ impl Upload {
             hasher: blake3::Hasher::new(),
             bytes: 0,
             pending: Vec::new(),
-            pending_bytes: 0,
         })
     }
 
@@ -211,17 +210,15 @@ impl Upload {
     async fn write(&mut self, bytes: Bytes) -> Result<(), PutError> {
         self.hasher.update(&bytes);
         self.bytes += bytes.len() as u64;
-        self.pending_bytes += bytes.len();
-        self.pending.push(bytes);
-        if self.pending_bytes >= PART_BYTES {
+        self.pending.extend_from_slice(&bytes);
+        if self.pending.len() >= PART_BYTES {
             self.flush().await?;
         }
         Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), PutError> {
-        self.pending_bytes = 0;
-        let part: PutPayload = std::mem::take(&mut self.pending).into_iter().collect();
+        let part: PutPayload = std::mem::take(&mut self.pending).into();
         self.upload.put_part(part).await?;
         Ok(())
     }
@@ -231,7 +228,7 @@ impl Upload {
     }
 
     async fn complete(mut self) -> Result<u64, PutError> {
-        if self.pending_bytes > 0 {
+        if !self.pending.is_empty() {
             self.flush().await?;
         }
         self.upload.complete().await?;

@@ -1,8 +1,9 @@
-//! How often an address and a node may ask, over HTTP.
+//! How often an address, a node and an account may ask, over HTTP.
 
 use opengpu_coordinator::{LimitSettings, Rate};
-use opengpu_protocol::signing::public_key;
+use opengpu_protocol::signing::{public_key, sign};
 use opengpu_protocol::wire::{Enrol, Machine};
+use opengpu_rounds::NodeId;
 use reqwest::Response;
 
 use super::support::{Server, key, offer};
@@ -93,23 +94,50 @@ async fn a_node_that_asks_too_often_holds_up_no_other() {
     for _ in 0..5 {
         hasty.keys().await.unwrap();
     }
+    let refused = ask_for_keys(&server, 1, hasty_node).await;
+    let (code, wait) = too_often(refused).await;
+    assert_eq!(code, "too_many_requests");
+    assert!((25..=30).contains(&wait), "{wait}");
+    calm.keys().await.unwrap();
+}
+
+/// A node's request for its keys, sent once: the product's client tries again.
+async fn ask_for_keys(server: &Server, seed: u8, node: NodeId) -> Response {
     let now = opengpu_coordinator::clock::unix_ms();
     let hash = opengpu_rounds::Hash::of(b"");
-    let signed = opengpu_protocol::signing::sign(
-        &key(1),
-        hasty_node,
-        "GET",
-        "/v1/keys",
-        &hash,
-        now,
-        now * 1000 + 999,
-    );
+    let counter = now * 1000 + 999;
+    let signed = sign(&key(seed), node, "GET", "/v1/keys", &hash, now, counter);
     let mut request = reqwest::Client::new().get(format!("{}/v1/keys", server.url));
     for (name, value) in signed.pairs() {
         request = request.header(name, value);
     }
-    let (code, wait) = too_often(request.send().await.unwrap()).await;
+    request.send().await.unwrap()
+}
+
+#[tokio::test]
+async fn the_nodes_of_one_account_share_its_requests_and_hold_up_nobody_elses() {
+    let server = server(LimitSettings {
+        account_requests: rate(6),
+        ..LimitSettings::default()
+    })
+    .await;
+    let (_, one) = server.enrol(&key(1), "one").await;
+    let (other_node, other) = server.enrol(&key(2), "other").await;
+    let (_, stranger) = server.enrol(&key(3), "stranger").await;
+    let operator = server.operator();
+    operator.create_account("alice").await.unwrap();
+    for node in [&one, &other] {
+        let shown = node.claim_code().await.unwrap();
+        operator.claim(&shown.code, "alice").await.unwrap();
+    }
+    for _ in 0..3 {
+        one.keys().await.unwrap();
+        other.keys().await.unwrap();
+    }
+    let (code, wait) = too_often(ask_for_keys(&server, 2, other_node).await).await;
     assert_eq!(code, "too_many_requests");
     assert!((25..=30).contains(&wait), "{wait}");
-    calm.keys().await.unwrap();
+    for _ in 0..7 {
+        stranger.keys().await.unwrap();
+    }
 }

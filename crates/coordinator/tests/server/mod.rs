@@ -4,6 +4,7 @@
 mod accounts;
 mod auth;
 mod blobs;
+mod connections;
 mod coverage;
 mod enrolment;
 mod keys;

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::{
     cli::Serve,
     home::{Home, read_line},
-    shutdown,
+    open_files, shutdown,
 };
 
 /// Where a coordinator listens if nothing is said.
@@ -61,6 +61,7 @@ impl Config {
 /// Serves until told to stop.
 pub async fn run(home: &Home, json: bool, args: Serve) -> Result<()> {
     let config = Config::read(home, args.config.as_deref())?;
+    open_files::allow_many();
     let listen = match args.listen.or(config.listen) {
         Some(listen) => listen,
         None => LISTEN.parse()?,
