@@ -7,6 +7,8 @@
 use opengpu_rounds::{BlockRange, Hash, Revision};
 use serde::{Deserialize, Serialize};
 
+use crate::wire::History;
+
 /// An assignment to be trained again, as a pure function of these fields and of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AuditPlan {
@@ -35,4 +37,12 @@ pub struct AuditPlan {
 pub struct AuditDeclined {
     /// Why, for a person.
     pub reason: String,
+}
+
+impl History {
+    /// Digest of the weights that it leads to from the checkpoint.
+    pub fn digest(&self) -> Hash {
+        let last = self.merges.last();
+        last.map_or(self.checkpoint.weights, |merge| merge.digest)
+    }
 }

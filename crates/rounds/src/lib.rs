@@ -38,7 +38,7 @@ pub use input::{
 };
 pub use reads::{PendingMerge, PendingUpdate};
 pub use reputation::Reputation;
-pub use rerun::{Involved, Belief, Candidate, Choice, MOST_ASKED, Rerun, believe, choose_auditor};
+pub use rerun::{Belief, Candidate, Choice, Involved, MOST_ASKED, Rerun, believe, choose_auditor};
 pub use run::{
     Checkpoint, Lease, Lineage, Member, MergeRecord, OpenRound, Outcome, Phase, RoundSummary, Run,
     STATE_VERSION, Totals, Verdict,

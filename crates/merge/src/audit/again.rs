@@ -114,7 +114,10 @@ impl Again {
             return Err(BadAgain::Typical { typical });
         }
         let mut progress = Vec::with_capacity(chunks.len());
-        for chunk in chunks.iter().filter_map(|&number| layout.chunks().get(number)) {
+        for chunk in chunks
+            .iter()
+            .filter_map(|&number| layout.chunks().get(number))
+        {
             let (values, after) = rest.split_at(4 * chunk.len);
             rest = after;
             let values = values.as_chunks::<4>().0.iter();
@@ -160,10 +163,12 @@ impl Again {
             return f64::INFINITY;
         }
         let pairs = claimed.zip(&self.progress);
-        largest(pairs.map(|(claimed, own)| match claimed.len() == own.len() {
-            true => distance(claimed, own.iter().copied(), self.typical),
-            false => f64::INFINITY,
-        }))
+        largest(
+            pairs.map(|(claimed, own)| match claimed.len() == own.len() {
+                true => distance(claimed, own.iter().copied(), self.typical),
+                false => f64::INFINITY,
+            }),
+        )
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use opengpu_rounds::{
-    Involved, Belief, Candidate, Choice, Finding, MOST_ASKED, NodeId, Rerun, WorkerId, believe,
+    Belief, Candidate, Choice, Finding, Involved, MOST_ASKED, NodeId, Rerun, WorkerId, believe,
     choose_auditor,
 };
 
@@ -41,7 +41,10 @@ fn nobody_trains_again_what_is_of_his_own_node_or_account() {
         account: Some(3),
         ..candidate(1)
     };
-    assert_eq!(choose_auditor(&[of_account(3)], &[friend], 7), Choice::Nobody);
+    assert_eq!(
+        choose_auditor(&[of_account(3)], &[friend], 7),
+        Choice::Nobody
+    );
     assert_eq!(choose_auditor(&[of_account(4)], &[friend], 7), ask(1));
     // Nodes that belong to nobody are not of one account.
     assert_eq!(choose_auditor(&[STRANGER], &[candidate(1)], 7), ask(1));
@@ -82,7 +85,10 @@ fn the_same_numerics_class_comes_first_and_then_who_has_least_to_do() {
     for draw in 0..50 {
         let of_all = choose_auditor(&[STRANGER], &[candidate(1), same, busy], draw);
         assert_eq!(of_all, ask(2));
-        assert_eq!(choose_auditor(&[STRANGER], &[candidate(1), busy], draw), ask(1));
+        assert_eq!(
+            choose_auditor(&[STRANGER], &[candidate(1), busy], draw),
+            ask(1)
+        );
     }
     let full = Candidate {
         asked: MOST_ASKED,
