@@ -315,7 +315,7 @@ impl Device {
         let worker = self.worker.context("the device was not offered")?;
         let (base, out) = (assignment.base, out.to_owned());
         let mut journal = self.journal.clone();
-        let notice = move |payload: &[u8], feedback, commitment| UpdateNotice {
+        let notice = move |payload: &[u8], feedback, commitment: Option<Commitment>| UpdateNotice {
             worker,
             assignment: id,
             base,

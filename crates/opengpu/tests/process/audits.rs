@@ -108,8 +108,14 @@ async fn nodes_find_who_trains_on_other_data_and_make_an_honest_stranger_trusted
     let cluster = Cluster::with_nodes(2).await;
     let started = Instant::now();
     for name in ["node-0", "node-1"] {
-        while !node(&cluster, name).await.is_some_and(|node| node.connected) {
-            assert!(started.elapsed() < Duration::from_secs(60), "{name} is not there");
+        while !node(&cluster, name)
+            .await
+            .is_some_and(|node| node.connected)
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "{name} is not there"
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -164,7 +170,10 @@ async fn nodes_find_who_trains_on_other_data_and_make_an_honest_stranger_trusted
     let failed = |finding: &Finding| finding.outcome == AuditOutcome::Failed;
     assert!(!of_honest.iter().any(failed), "{of_honest:?}");
     let (by_nodes, here) = passed(&log, other.node);
-    assert!(by_nodes > here, "{by_nodes} by nodes, {here} by the coordinator");
+    assert!(
+        by_nodes > here,
+        "{by_nodes} by nodes, {here} by the coordinator"
+    );
     let trained_again = of_honest.iter().flat_map(|finding| &finding.reruns);
     let by_itself = trained_again.filter(|rerun| rerun.by == Some(other.node));
     assert_eq!(by_itself.count(), 0, "nobody looks at his own");

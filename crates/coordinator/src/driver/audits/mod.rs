@@ -15,7 +15,7 @@ mod proof;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opengpu_rounds::{AssignmentId, Audit, Finding, Input};
+use opengpu_rounds::{AssignmentId, Finding, Input};
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::Coordinator;
