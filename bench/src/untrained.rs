@@ -133,6 +133,7 @@ impl Untrained {
         self.decide(&Input::Audited {
             assignment,
             finding: Finding {
+                reruns: Vec::new(),
                 outcome,
                 code: "given".into(),
                 reason: "the experiment says so".into(),

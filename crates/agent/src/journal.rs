@@ -178,6 +178,7 @@ mod tests {
                 loss: 6.5,
                 train_seconds: 7.5,
                 commitment: None,
+                numerics_class: None,
             },
         }
     }

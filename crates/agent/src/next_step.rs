@@ -3,6 +3,7 @@
 //! Level-triggered: nothing is remembered of earlier plans, so that a lost, repeated or
 //! reordered line changes nothing, and an agent that starts anew picks up where it is.
 
+use opengpu_protocol::audits::AuditPlan;
 use opengpu_protocol::wire::{AssignmentPlan, RunPlan, WorkerPlan};
 use opengpu_rounds::{Revision, RunId};
 
@@ -28,6 +29,10 @@ pub(crate) struct Held {
     /// Whether the assignment of the plan is over here: its update is in the journal or settled,
     /// or it was given up.
     pub(crate) done: bool,
+    /// Whether the audit of the plan is over here: answered, or declined.
+    pub(crate) audited: bool,
+    /// Whether the weights are those that the audit of the plan starts from.
+    pub(crate) audit_at_hand: bool,
     /// Whether the assignment of the plan still has time left.
     pub(crate) time_left: bool,
 }
@@ -53,6 +58,8 @@ pub(crate) enum Step {
     Calibrate,
     /// Train.
     Train(AssignmentPlan),
+    /// Train another worker's assignment again.
+    Audit(AuditPlan),
 }
 
 /// The next step.
@@ -107,6 +114,14 @@ pub(crate) fn next_step(held: &Held, plan: Option<&WorkerPlan>) -> Step {
             };
         }
     }
+    let audit = run.audit.as_ref().filter(|_| !held.audited);
+    // Here the weights are at hand that it starts from; later they would have to be made.
+    if let Some(audit) = audit
+        && held.audit_at_hand
+        && held.loaded
+    {
+        return Step::Audit(audit.clone());
+    }
     // Behind, or ahead of a coordinator that was restored from a backup.
     if run.revision != revision {
         return Step::Sync {
@@ -117,7 +132,10 @@ pub(crate) fn next_step(held: &Held, plan: Option<&WorkerPlan>) -> Step {
     match (held.loaded, held.calibrated) {
         (false, _) => Step::Load,
         (true, false) => Step::Calibrate,
-        (true, true) => Step::Wait("waiting for an assignment"),
+        (true, true) => match audit {
+            Some(audit) => Step::Audit(audit.clone()),
+            None => Step::Wait("waiting for an assignment"),
+        },
     }
 }
 
@@ -159,6 +177,7 @@ mod tests {
             assignment,
             verdicts: Vec::new(),
             open: Vec::new(),
+            audit: None,
         };
         WorkerPlan {
             worker: WorkerId(1),
@@ -348,6 +367,71 @@ mod tests {
                 anew: true
             }
         );
+    }
+
+    #[test]
+    fn an_audit_is_made_between_assignments_and_once() {
+        let audit = AuditPlan {
+            number: 77,
+            base: revision(4),
+            digest: Hash([4; 32]),
+            blocks: vec![BlockRange { start: 0, end: 4 }],
+            blocks_completed: 4,
+            progress_from: 0.0,
+            progress_to: 0.1,
+            chunks: vec![0],
+        };
+        let asked = |number, assignment| {
+            let mut planned = plan(number, assignment);
+            if let Some(run) = &mut planned.run {
+                run.audit = Some(audit.clone());
+            }
+            planned
+        };
+        let step = |held: &Held, planned: WorkerPlan| next_step(held, Some(&planned));
+        // The own assignment has a deadline; an audit waits.
+        let open = assignment(9, 5);
+        assert_eq!(
+            step(&ready(5), asked(5, Some(open.clone()))),
+            Step::Train(open.clone())
+        );
+        let done = Held {
+            done: true,
+            ..ready(5)
+        };
+        assert_eq!(
+            step(&done, asked(5, Some(open))),
+            Step::Audit(audit.clone())
+        );
+        // Newer weights come first, unless those that are held are what the audit starts from.
+        let to = revision(6);
+        assert_eq!(
+            step(&ready(5), asked(6, None)),
+            Step::Sync { to, anew: false }
+        );
+        let at_hand = Held {
+            audit_at_hand: true,
+            ..ready(5)
+        };
+        assert_eq!(step(&at_hand, asked(6, None)), Step::Audit(audit.clone()));
+        let audited = Held {
+            audited: true,
+            ..at_hand
+        };
+        assert_eq!(
+            step(&audited, asked(6, None)),
+            Step::Sync { to, anew: false }
+        );
+        assert!(matches!(
+            step(
+                &Held {
+                    audited: true,
+                    ..ready(5)
+                },
+                asked(5, None)
+            ),
+            Step::Wait(_)
+        ));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::api::intake::Checker;
 use crate::auth::{OperatorToken, Signatures};
 use crate::blobs::Blobs;
 use crate::clock::Clock;
-use crate::driver::{AuditJob, Evaluate, LiveRun, Mailbox, drive, is_over};
+use crate::driver::{Audits, Evaluate, LiveRun, Mailbox, drive, is_over};
 use crate::enrolment::EnrolmentPolicy;
 use crate::fleet::{Fleet, Wants};
 use crate::home::Home;
@@ -52,7 +52,7 @@ pub(crate) struct Inner {
     pub shared: SharedFolder,
     pub runs: RwLock<BTreeMap<RunId, Arc<LiveRun>>>,
     pub evaluations: mpsc::Sender<Evaluate>,
-    pub audits: mpsc::Sender<AuditJob>,
+    pub audits: Audits,
     pub plans: watch::Sender<u64>,
     pub ready: AtomicBool,
     pub shutdown: CancellationToken,
@@ -124,6 +124,10 @@ impl Coordinator {
     /// The trainer that audits.
     pub(crate) fn auditing(&self) -> &Trainer {
         &self.0.auditing
+    }
+    /// What audits need.
+    pub(crate) fn audits(&self) -> &Audits {
+        &self.0.audits
     }
     pub(crate) fn shared_folder(&self) -> SharedFolder {
         self.0.shared.clone()
@@ -209,7 +213,7 @@ impl Coordinator {
             run,
             ownership,
             mailbox,
-            (self.0.evaluations.clone(), self.0.audits.clone()),
+            self.0.evaluations.clone(),
         );
         self.0.tasks.spawn(driving);
     }

@@ -27,6 +27,13 @@ pub struct CodeLabel {
     pub code: String,
 }
 
+/// Who did something.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ByLabel {
+    /// `node` or `coordinator`.
+    pub by: String,
+}
+
 /// Every number that the coordinator counts.
 #[derive(Debug)]
 pub struct Metrics {
@@ -42,6 +49,10 @@ pub struct Metrics {
     pub updates_counted_less: Family<CodeLabel, Counter>,
     /// Audits ended, by what they found.
     pub audits: Family<CodeLabel, Counter>,
+    /// Audited assignments trained again, by whom.
+    pub audit_trainings: Family<ByLabel, Counter>,
+    /// Audits in which the node that trained again was contradicted by a third.
+    pub audits_contradicted: Counter,
     /// Rounds merged.
     pub rounds_merged: Counter,
     /// Rounds closed without a merge.
@@ -79,6 +90,8 @@ impl Metrics {
             updates_refused: Family::default(),
             updates_counted_less: Family::default(),
             audits: Family::default(),
+            audit_trainings: Family::default(),
+            audits_contradicted: Counter::default(),
             rounds_merged: Counter::default(),
             rounds_abandoned: Counter::default(),
             merge_seconds: seconds(),
@@ -118,6 +131,16 @@ impl Metrics {
             self.updates_counted_less.clone(),
         );
         r.register("audits", "Audits ended", self.audits.clone());
+        r.register(
+            "audit_trainings",
+            "Audited assignments trained again",
+            self.audit_trainings.clone(),
+        );
+        r.register(
+            "audits_contradicted",
+            "Audits in which a third contradicted the node that trained again",
+            self.audits_contradicted.clone(),
+        );
         r.register("rounds_merged", "Rounds merged", self.rounds_merged.clone());
         r.register(
             "rounds_abandoned",

@@ -91,6 +91,7 @@ fn run_plan(run: &LiveRun, worker: WorkerId, now_ms: u64) -> Option<RunPlan> {
         assignment,
         verdicts,
         open,
+        audit: run.asked().plan_of(worker),
     })
 }
 

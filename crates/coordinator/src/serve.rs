@@ -22,7 +22,7 @@ use crate::blobs::Blobs;
 use crate::clock::Clock;
 use crate::connections::{self, Connections};
 use crate::coordinator::{Coordinator, Inner};
-use crate::driver::{AUDITS, Auditor, LiveRun, QUEUE, measure, open};
+use crate::driver::{Audits, LiveRun, Own, QUEUE, measure, open};
 use crate::enrolment::EnrolmentPolicy;
 use crate::fleet::{Fleet, NodeMemory};
 use crate::home::{Home, JOIN_TOKEN, OPERATOR_TOKEN, new_token};
@@ -89,10 +89,15 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
     let shared = SharedFolder::of(home.path()).context("the folder for shared memory")?;
     remove_old_copies(&home);
     let (evaluations, queue) = mpsc::channel(QUEUE);
-    let (to_audit, audits) = mpsc::channel(AUDITS);
     // Two, so that neither an evaluation nor a sample waits for an audit.
     let trainer = Arc::new(Trainer::new(settings.trainer.clone()));
     let auditing = Arc::new(Trainer::new(settings.trainer));
+    let audits = Audits::new(Own {
+        blobs: blobs.clone(),
+        trainer: Arc::clone(&auditing),
+        shared: shared.clone(),
+        base: None,
+    });
     let coordinator = Coordinator::new(Inner {
         store: store.clone(),
         blobs: blobs.clone(),
@@ -106,11 +111,11 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
         limits: Limits::new(&settings.limits),
         ledger: Signer::of(&home)?,
         trainer: Arc::clone(&trainer),
-        auditing: Arc::clone(&auditing),
+        auditing,
         shared: shared.clone(),
         runs: Default::default(),
         evaluations,
-        audits: to_audit,
+        audits,
         plans: watch::Sender::new(0),
         ready: false.into(),
         shutdown: settings.shutdown.child_token(),
@@ -126,15 +131,7 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
     coordinator
         .tasks()
         .spawn(crate::caretaker::collect_blobs(coordinator.clone()));
-    let copies = shared.clone();
-    let auditor = Auditor {
-        blobs: blobs.clone(),
-        trainer: Arc::clone(&auditing),
-        shared,
-        base: None,
-    };
-    coordinator.tasks().spawn(auditor.work(audits));
-    let measuring = tokio::spawn(measure(store, blobs, trainer, copies, queue));
+    let measuring = tokio::spawn(measure(store, blobs, trainer, shared, queue));
     let extra = settings
         .extra_routes
         .map_or_else(Router::new, |make| make(&coordinator));
@@ -183,6 +180,7 @@ async fn run_server(
     }
     measuring.abort();
     coordinator.trainer().end().await;
+    coordinator.auditing().end().await;
     coordinator.store().clone().close().await?;
     coordinator.home_lock().release();
     tracing::info!("stopped");

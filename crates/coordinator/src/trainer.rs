@@ -28,6 +28,14 @@ pub struct Trainer {
     running: Mutex<Option<Running>>,
 }
 
+/// What training an assignment gave, beside the weights.
+pub struct Trained {
+    /// A prefix of the assignment.
+    pub blocks_completed: u64,
+    /// In which numerics class.
+    pub numerics_class: String,
+}
+
 struct Running {
     process: TrainerProcess,
     used: Instant,
@@ -91,7 +99,7 @@ impl Trainer {
         }
     }
 
-    /// Trains an assignment from these weights, as a node does. Returns the blocks completed.
+    /// Trains an assignment from these weights, as a node does.
     pub async fn train(
         &self,
         model: &ModelConfig,
@@ -99,7 +107,7 @@ impl Trainer {
         tokens: TokenFiles,
         inner: InnerSettings,
         request: TrainRequest,
-    ) -> anyhow::Result<u64> {
+    ) -> anyhow::Result<Trained> {
         let load = RequestBody::Load {
             model: model.clone(),
             weights: weights.to_owned(),
@@ -108,8 +116,13 @@ impl Trainer {
         };
         match self.ask(vec![load, RequestBody::Train(request)]).await? {
             ReplyBody::Trained {
-                blocks_completed, ..
-            } => Ok(blocks_completed),
+                blocks_completed,
+                numerics_class,
+                ..
+            } => Ok(Trained {
+                blocks_completed,
+                numerics_class,
+            }),
             other => bail!("the trainer answered `train` with {other:?}"),
         }
     }

@@ -1,5 +1,6 @@
 //! What coordinator, agent, portal and command line say to each other: the wire types, the
 //! signature on a node's requests, and the HTTP client that all callers share. No server.
+pub mod audits;
 mod check;
 pub mod client;
 mod download;
@@ -10,6 +11,7 @@ mod replay;
 mod run_spec;
 pub mod signing;
 pub mod sums;
+mod tolerance;
 pub mod wire;
 
 pub use check::SpecError;

@@ -1,7 +1,7 @@
 //! The run file: what a researcher declares about a run, in TOML.
 
 use opengpu_rounds::{AuditRules, RoundSettings};
-use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig, Precision};
+use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 /// A run file, complete once the coordinator has filled in what may be left out.
@@ -53,12 +53,6 @@ fn default_checkpoint_every() -> u64 {
     10
 }
 
-/// Tolerances of audits by precision, and what is added to them divided by the number of steps:
-/// well above what honest trainings differ by, below what a worker differs by that leaves out a
-/// tenth of its steps.
-const FLOAT32_TOLERANCE: (f64, f64) = (0.01, 0.06);
-const BFLOAT16_TOLERANCE: (f64, f64) = (0.07, 0.1);
-
 /// What protects a run from workers that send something else than they should.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -73,7 +67,8 @@ pub struct TrustSettings {
     /// Chunks of 4096 weights that are drawn of an audited update.
     pub audit_chunks: usize,
     /// Largest distance between a worker's progress and the auditor's that passes, in parts
-    /// of the progress; None: what the run's precision needs ([`RunSpec::audit_tolerance`]).
+    /// of the progress; None: what precision and numerics classes need
+    /// ([`RunSpec::audit_tolerance_between`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub audit_tolerance: Option<f64>,
     /// Audits that a new node passes before its updates are merged without waiting for theirs.
@@ -155,21 +150,6 @@ impl Default for SyncSettings {
 }
 
 impl RunSpec {
-    /// How far a worker's progress over so many blocks may be from the auditor's. In float32 two
-    /// machines differ by rounding alone; where each may choose bfloat16, by that, and over the
-    /// first few steps of an optimiser that starts at zero by more (`docs/audits.md`, the figures).
-    pub fn audit_tolerance(&self, blocks: u64) -> f64 {
-        let batch = self.inner.batch_sequences.max(1);
-        let steps = (blocks as f64 * (self.block_sequences / batch) as f64).max(1.0);
-        let (long, few_steps) = match self.inner.precision {
-            Precision::Float32 => FLOAT32_TOLERANCE,
-            Precision::Auto | Precision::Bfloat16 => BFLOAT16_TOLERANCE,
-        };
-        self.trust
-            .audit_tolerance
-            .unwrap_or(long + few_steps / steps)
-    }
-
     /// Which updates are audited: any, where an assignment is a pure function of what is public.
     pub fn audit_rules(&self) -> AuditRules {
         match self.inner.state {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::RunSpec;
+use crate::audits::AuditPlan;
 
 /// Version of this protocol; both sides name the range they speak at `hello`.
 pub const VERSION: u32 = 1;
@@ -133,6 +134,9 @@ pub struct RunPlan {
     /// `PUT /v1/runs/{run}/openings/{assignment}/{hash}`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open: Vec<Drawn>,
+    /// Another worker's assignment that it is to train again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditPlan>,
 }
 
 /// Chunks that were drawn of an audited update.
@@ -288,10 +292,13 @@ pub struct UpdateNotice {
     /// What the worker commits itself to, in a run that audits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commitment: Option<Commitment>,
+    /// In which numerics class it was trained: in one class the same work gives the same bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numerics_class: Option<String>,
 }
 
 /// `GET /v1/runs/{run}/history?lineage=L&after=N` (signed or operator): how to get from one
-/// revision to the newest.
+/// revision to the newest. With `to=N` instead of `after`: how to make that revision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct History {
     /// The newest base checkpoint at or before the newest revision.

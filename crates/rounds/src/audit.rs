@@ -5,7 +5,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::reputation::audit_rate;
-use crate::{AssignmentId, BlockRange, Hash, Revision, RoundSettings, WorkerId, WorkerSight};
+use crate::{
+    AssignmentId, BlockRange, Hash, NodeId, Rerun, Revision, RoundSettings, WorkerId, WorkerSight,
+};
 
 /// Audits that may wait at once; while there are as many, no more are drawn among the updates
 /// of trusted workers.
@@ -113,6 +115,9 @@ pub struct Finding {
     /// The largest that passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed: Option<f64>,
+    /// Who trained it again, in order; the last one decided. Not kept in logs from before nodes did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reruns: Vec<Rerun>,
 }
 
 impl Finding {
@@ -124,6 +129,7 @@ impl Finding {
             reason: "training it again gives the same".into(),
             measured: Some(measured),
             allowed: Some(allowed),
+            reruns: Vec::new(),
         }
     }
 
@@ -135,7 +141,31 @@ impl Finding {
             reason,
             measured: numbers.map(|(measured, _)| measured),
             allowed: numbers.map(|(_, allowed)| allowed),
+            reruns: Vec::new(),
         }
+    }
+
+    /// It could not be told, for reasons that are not the worker's.
+    pub fn undecided(code: &str, reason: &str) -> Self {
+        Self {
+            outcome: AuditOutcome::Undecided,
+            code: code.to_owned(),
+            reason: reason.to_owned(),
+            measured: None,
+            allowed: None,
+            reruns: Vec::new(),
+        }
+    }
+
+    /// The same, with who trained it again.
+    #[must_use]
+    pub fn by(self, reruns: Vec<Rerun>) -> Self {
+        Self { reruns, ..self }
+    }
+
+    /// The node whose training decided; None: the coordinator's own trainer, or nobody's.
+    pub fn decided_by(&self) -> Option<NodeId> {
+        self.reruns.last().and_then(|rerun| rerun.by)
     }
 
     /// Whether a failure was shown by what the worker sent, and not by what it did not send.

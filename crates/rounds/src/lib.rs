@@ -23,6 +23,7 @@ mod ids;
 mod input;
 mod reads;
 pub mod reputation;
+mod rerun;
 mod run;
 mod settings;
 mod shared;
@@ -37,6 +38,7 @@ pub use input::{
 };
 pub use reads::{PendingMerge, PendingUpdate};
 pub use reputation::Reputation;
+pub use rerun::{Belief, Candidate, Choice, Involved, MOST_ASKED, Rerun, believe, choose_auditor};
 pub use run::{
     Checkpoint, Lease, Lineage, Member, MergeRecord, OpenRound, Outcome, Phase, RoundSummary, Run,
     STATE_VERSION, Totals, Verdict,

@@ -4,6 +4,7 @@
 #![no_main]
 
 use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
+use opengpu_protocol::audits::AuditPlan;
 use opengpu_protocol::identity::{AccountView, ClaimCode, KeyView};
 use opengpu_protocol::operator::{Exported, ExportedFile, LogEntry, Sampled, TokenMade, TokenView};
 use opengpu_protocol::wire::{
@@ -183,6 +184,7 @@ fn plans() -> Vec<Seed> {
             assignment: AssignmentId(7),
             chunks: vec![0, 3],
         }],
+        audit: Some(audit()),
     };
     let worker = |device, run| WorkerPlan {
         worker: WorkerId(5),
@@ -216,6 +218,19 @@ fn plans() -> Vec<Seed> {
     seeds.push(("huge".into(), huge.to_vec()));
     seeds.extend(verdicts.iter().map(|verdict| seed("Verdict", verdict)));
     seeds
+}
+
+fn audit() -> AuditPlan {
+    AuditPlan {
+        number: 1 << 52,
+        base: example::revision(),
+        digest: example::hash(),
+        blocks: vec![BlockRange { start: 50, end: 59 }],
+        blocks_completed: 7,
+        progress_from: 0.1,
+        progress_to: 0.2,
+        chunks: vec![1, 2],
+    }
 }
 
 fn views() -> Vec<Seed> {

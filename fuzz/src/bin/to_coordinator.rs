@@ -3,6 +3,7 @@
 #![no_main]
 
 use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
+use opengpu_protocol::audits::AuditDeclined;
 use opengpu_protocol::identity::{AccountRequest, AddKey, Claim, TeamRequest};
 use opengpu_protocol::operator::{RollbackRequest, SampleRequest, TokenRequest};
 use opengpu_protocol::possession::{is_proven, prove};
@@ -25,6 +26,7 @@ const KINDS: &[Kind] = &[
     ("Offer", reads::<Offer>),
     ("Report", reads::<Report>),
     ("UpdateNotice", reads::<UpdateNotice>),
+    ("AuditDeclined", reads::<AuditDeclined>),
     ("RunSpec", |json| {
         if let Some(spec) = read::<RunSpec>(json) {
             check_spec(&spec);
@@ -89,6 +91,13 @@ fn seeds() -> Vec<Seed> {
                 loss: 6.875,
                 train_seconds: 0.1,
                 commitment: None,
+                numerics_class: Some("opengpu 0.1.0 float32 micro-batch 8".into()),
+            },
+        ),
+        seed(
+            "AuditDeclined",
+            &AuditDeclined {
+                reason: "there is too little memory".into(),
             },
         ),
         seed("RunSpec", &example::spec()),

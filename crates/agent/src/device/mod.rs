@@ -6,6 +6,7 @@
 //! pool; updates are sent beside the steps (see `outbox`), so that a slow upload does not
 //! keep the device from training.
 
+mod audit;
 mod job;
 mod opening;
 mod outbox;
@@ -75,6 +76,8 @@ pub(crate) struct Device {
     outbox: Outbox,
     /// When chunks of an update were opened last.
     opened: BTreeMap<(RunId, AssignmentId), Instant>,
+    /// Audits that were answered or declined.
+    audited: VecDeque<u64>,
     /// Assignments that are over without an update in the journal; each run counts its own.
     given_up: VecDeque<(RunId, AssignmentId)>,
     /// Weights that were fetched anew because the coordinator disputed them, and when.
@@ -108,6 +111,7 @@ impl Device {
             outbox: Outbox::new(shared.client.clone(), shared.receipts.clone(), &journal),
             opened: BTreeMap::new(),
             journal,
+            audited: VecDeque::new(),
             given_up: VecDeque::new(),
             fetched_anew: None,
             failures: 0,
@@ -188,6 +192,7 @@ impl Device {
             Step::Load => self.load().await,
             Step::Calibrate => self.calibrate().await,
             Step::Train(assignment) => self.train(assignment).await,
+            Step::Audit(plan) => self.audit(plan).await,
         }
     }
 
@@ -242,6 +247,7 @@ impl Device {
             self.journal.contains(run, id) || self.given_up.contains(&(run, id))
         });
         let digest = job.and_then(|job| job.digest);
+        let audit = planned.and_then(|run| run.audit.as_ref());
         Held {
             trainer: self.trainer.is_running(),
             offered,
@@ -252,6 +258,8 @@ impl Device {
             loaded: job.is_some_and(|job| job.loaded),
             calibrated: job.is_some_and(|job| job.blocks_per_second > 0.0),
             done,
+            audited: audit.is_some_and(|audit| self.audited.contains(&audit.number)),
+            audit_at_hand: audit.is_some_and(|audit| digest == Some(audit.digest)),
             time_left: deadline.is_some_and(|deadline| Instant::now() < deadline),
         }
     }

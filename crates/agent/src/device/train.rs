@@ -32,10 +32,11 @@ struct Trained {
     blocks_completed: u64,
     loss: f64,
     seconds: f64,
+    numerics_class: String,
 }
 
 /// How long a trainer may be silent while it trains or is measured.
-fn longest_silence(job: &Job, slowdown: f64) -> Duration {
+pub(super) fn longest_silence(job: &Job, slowdown: f64) -> Duration {
     if job.blocks_per_second > 0.0 {
         let blocks = Duration::try_from_secs_f64(SILENT_BLOCKS / job.blocks_per_second);
         return blocks.unwrap_or(Duration::MAX).max(LEAST_SILENCE);
@@ -101,7 +102,7 @@ impl Device {
         }
     }
 
-    async fn ask(&mut self, request: RequestBody) -> anyhow::Result<ReplyBody> {
+    pub(super) async fn ask(&mut self, request: RequestBody) -> anyhow::Result<ReplyBody> {
         let process = self.trainer.process().context("the trainer is gone")?;
         let answer = process.request(request).await;
         drop(process);
@@ -227,11 +228,13 @@ impl Device {
                 blocks_completed,
                 loss,
                 seconds,
+                numerics_class,
                 ..
             }) => Trained {
                 blocks_completed,
                 loss,
                 seconds,
+                numerics_class,
             },
             Ok(other) => {
                 self.give_up(id, &format!("the trainer answered {other:?}"));
@@ -312,7 +315,7 @@ impl Device {
         let worker = self.worker.context("the device was not offered")?;
         let (base, out) = (assignment.base, out.to_owned());
         let mut journal = self.journal.clone();
-        let notice = move |payload: &[u8], feedback, commitment| UpdateNotice {
+        let notice = move |payload: &[u8], feedback, commitment: Option<Commitment>| UpdateNotice {
             worker,
             assignment: id,
             base,
@@ -322,6 +325,7 @@ impl Device {
             feedback,
             loss: finite(trained.loss),
             train_seconds: finite(trained.seconds),
+            numerics_class: commitment.is_some().then_some(trained.numerics_class),
             commitment,
         };
         let made = self

@@ -2,6 +2,7 @@
 //! made; one gate that every request passes; handlers that parse, ask and answer.
 
 mod accounts;
+mod audits;
 mod blobs;
 mod datasets;
 mod directives;

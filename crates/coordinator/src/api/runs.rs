@@ -6,14 +6,14 @@ use axum::Json;
 use axum::extract::State;
 use opengpu_protocol::RunSpec;
 use opengpu_protocol::operator::{Exported, LogEntry, RollbackRequest, SampleRequest, Sampled};
-use opengpu_protocol::wire::{CheckpointRef, History, MergeRef, RunView};
+use opengpu_protocol::wire::{CheckpointRef, History, RunView};
 use opengpu_rounds::{Input, Revision, RunId};
 use serde::Deserialize;
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{Asked, Parsed, Segments};
 use crate::Coordinator;
-use crate::driver::LiveRun;
+use crate::driver::{LiveRun, merge_ref, way_to};
 use crate::view::run_view;
 
 /// Events in one answer.
@@ -125,6 +125,8 @@ pub struct From {
     lineage: u32,
     #[serde(default)]
     after: u64,
+    /// The revision that is to be made, where it is not the newest.
+    to: Option<u64>,
 }
 
 /// `GET /v1/runs/{run}/history`
@@ -134,6 +136,20 @@ pub async fn history(
     Asked(from): Asked<From>,
 ) -> ApiResult<Json<History>> {
     let run = find(&coordinator, run)?;
+    if let Some(number) = from.to {
+        let lineage = from.lineage;
+        let revision = Revision { lineage, number };
+        let way = way_to(&run.state(), revision);
+        return way.map(Json).ok_or_else(|| {
+            ApiError::not_found(
+                "no_such_revision",
+                format!(
+                    "revision {revision} can't be made from what is kept of run {}",
+                    run.id
+                ),
+            )
+        });
+    }
     let state = run.state();
     let checkpoint = state.checkpoint().ok_or_else(|| {
         ApiError::unavailable("no_weights", "the run's first weights are still being made")
@@ -150,15 +166,7 @@ pub async fn history(
             revision: checkpoint.revision,
             weights: checkpoint.weights,
         },
-        merges: merges
-            .into_iter()
-            .map(|merge| MergeRef {
-                revision: merge.revision,
-                merge: merge.merge,
-                bytes: merge.merge_bytes,
-                digest: merge.digest,
-            })
-            .collect(),
+        merges: merges.into_iter().map(merge_ref).collect(),
     }))
 }
 

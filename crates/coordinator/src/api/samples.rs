@@ -1,5 +1,6 @@
 //! One value of each type that goes over the wire, for the OpenAPI document.
 
+use opengpu_protocol::audits::{AuditDeclined, AuditPlan};
 use opengpu_protocol::identity::{
     AccountRequest, AccountView, AddKey, Claim, ClaimCode, KeyView, TeamRequest,
 };
@@ -104,6 +105,16 @@ fn agent() -> Vec<(&'static str, Value)> {
                     assignment: AssignmentId(8),
                     chunks: vec![0, 17],
                 }],
+                audit: Some(AuditPlan {
+                    number: 4_503_599_627_370_497,
+                    base: REVISION,
+                    digest: HASH,
+                    blocks: vec![BlockRange { start: 60, end: 80 }],
+                    blocks_completed: 18,
+                    progress_from: 0.03,
+                    progress_to: 0.04,
+                    chunks: vec![3, 11],
+                }),
             }),
         }],
     };
@@ -198,6 +209,15 @@ fn agent() -> Vec<(&'static str, Value)> {
                     previous: Some(AssignmentId(7)),
                     taken_back: vec![AssignmentId(7)],
                 }),
+                numerics_class: Some(
+                    "opengpu 0.1.0 linux x86_64 avx2 threads 2 float32 micro-batch 8".into(),
+                ),
+            }),
+        ),
+        (
+            "AuditDeclined",
+            value(AuditDeclined {
+                reason: "there is too little memory for the weights it starts from".into(),
             }),
         ),
         ("Verdict", value(verdict)),

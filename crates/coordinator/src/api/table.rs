@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::endpoint::{Access, BodyRule, Endpoint};
 use super::{
-    accounts, blobs, datasets, directives, enrolment, keys, ledger, nodes, runs, status, sums,
-    tokens, updates, workers,
+    accounts, audits, blobs, datasets, directives, enrolment, keys, ledger, nodes, runs, status,
+    sums, tokens, updates, workers,
 };
 
 /// Bytes of a small JSON body.
@@ -97,6 +97,13 @@ fn agent() -> Vec<Endpoint> {
         .says("Opens the chunks that the node's plan draws of an audited update of its own; the address ends in the BLAKE3 hash of the body.")
         .reads_bytes(BodyRule::Payload)
         .within(A_DAY),
+        Endpoint::put("/v1/runs/{run}/audits/{number}/{hash}", Node, audits::answer)
+            .says("What training another worker's assignment again gave, as the node's plan asks: the progress in the drawn chunks; the address ends in the BLAKE3 hash of the body.")
+            .reads_bytes(BodyRule::Payload)
+            .within(LONG),
+        Endpoint::post("/v1/runs/{run}/audits/{number}", Node, audits::decline)
+            .says("The node can't train again what its plan asks for; somebody else is asked.")
+            .reads("AuditDeclined", SMALL),
         Endpoint::post("/v1/runs/{run}/updates", Node, updates::post)
             .says("Announces a stored payload as the update of an assignment. Repeating it is harmless.")
             .reads("UpdateNotice", SMALL)
@@ -114,8 +121,8 @@ fn shared() -> Vec<Endpoint> {
             .says("A run as its workers and watchers see it.")
             .answers("RunView"),
         Endpoint::get("/v1/runs/{run}/history", NodeOrOperator, runs::history)
-            .says("How to get from a revision to the newest: merges in order, or a base checkpoint and the merges since.")
-            .asks(&["lineage", "after"])
+            .says("How to get from a revision to the newest: merges in order, or a base checkpoint and the merges since. With `to`: how to make that revision from a checkpoint.")
+            .asks(&["lineage", "after", "to"])
             .answers("History"),
         Endpoint::get("/v1/blobs/{hash}", NodeOrOperator, blobs::get)
             .says("A blob, or the part that `Range: bytes=` names.")

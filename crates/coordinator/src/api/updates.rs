@@ -212,6 +212,9 @@ pub async fn post(
         note_refusal(&coordinator, &run, notice.worker, &refusal.message);
         return Err(refusal.into());
     }
+    if let Some(class) = notice.numerics_class {
+        run.remember_class(notice.assignment, class);
+    }
     verdict_of(&coordinator, node, &run, notice.assignment).map(Json)
 }
 

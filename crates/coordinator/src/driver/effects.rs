@@ -9,7 +9,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::LiveRun;
-use super::auditor::AuditJob;
 use super::evaluator::{Due, Evaluate, due};
 use super::spike::awaits_look;
 use super::weights_file::WeightsFile;
@@ -26,7 +25,6 @@ const COPIES: u32 = 5;
 pub struct Effects {
     jobs: mpsc::Sender<Job>,
     evaluations: mpsc::Sender<Evaluate>,
-    audits: mpsc::Sender<AuditJob>,
     merge: Option<(u64, Revision)>,
     checkpoint: bool,
     asked: BTreeSet<Due>,
@@ -41,15 +39,10 @@ pub struct Effects {
 
 impl Effects {
     /// Nothing in flight.
-    pub fn new(
-        jobs: mpsc::Sender<Job>,
-        evaluations: mpsc::Sender<Evaluate>,
-        audits: mpsc::Sender<AuditJob>,
-    ) -> Self {
+    pub fn new(jobs: mpsc::Sender<Job>, evaluations: mpsc::Sender<Evaluate>) -> Self {
         Self {
             jobs,
             evaluations,
-            audits,
             merge: None,
             checkpoint: false,
             asked: BTreeSet::new(),
@@ -113,27 +106,6 @@ impl Effects {
             }
         }
         self.look_at_evaluations(run, recipe);
-        self.look_at_audits(run);
-    }
-
-    /// Hands over as many audits as are taken. What is full is looked at again.
-    fn look_at_audits(&self, run: &std::sync::Arc<LiveRun>) {
-        let pending = run.state().pending_audits();
-        let mut under_way = run.auditing();
-        for (assignment, audit) in pending {
-            if under_way.contains(&assignment) {
-                continue;
-            }
-            let job = AuditJob {
-                run: std::sync::Arc::clone(run),
-                assignment,
-                audit,
-            };
-            if self.audits.try_send(job).is_err() {
-                return;
-            }
-            under_way.insert(assignment);
-        }
     }
 
     /// What came of a job, as an input for the state; None when there is nothing to decide.

@@ -76,7 +76,7 @@ async fn audited(
         at_unix_ms: unix_ms(),
         kind: EntryKind::Audited {
             outcome: finding.outcome,
-            by: None,
+            by: finding.decided_by(),
             measured: finite(finding.measured),
             allowed: finite(finding.allowed),
         },

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use opengpu_merge::audit::CLASS_BYTES;
 use opengpu_merge::{Layout, OuterSettings};
 use opengpu_protocol::RunSpec;
 use opengpu_protocol::wire::{DatasetManifest, Evaluation};
@@ -10,6 +11,7 @@ use opengpu_rounds::{AssignmentId, Hash, Input, Phase, Refusal, Revision, Run, R
 use opengpu_trainer_protocol::{ModelConfig, TensorShape};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::audits::Asked;
 use super::evaluator::Due;
 use super::rejection::Rejection;
 use super::weights_file::WeightsFile;
@@ -24,6 +26,9 @@ const CHECKED: usize = 4096;
 
 /// Losses that could not be measured of which the reason is kept.
 const KEPT_UNMEASURED: usize = 16;
+
+/// Updates of which the numerics class is remembered, and so are audited by it.
+const CLASSES: usize = 1024;
 
 /// Jobs that may wait for the workshop.
 const JOBS: usize = 8;
@@ -128,6 +133,10 @@ pub struct LiveRun {
     trouble: Mutex<Option<String>>,
     /// Audits that someone is making.
     auditing: Mutex<BTreeSet<AssignmentId>>,
+    /// Audits that nodes are asked for.
+    asked: Asked,
+    /// The numerics classes of updates, as their workers say.
+    classes: Mutex<BTreeMap<AssignmentId, String>>,
 }
 
 impl LiveRun {
@@ -165,6 +174,8 @@ impl LiveRun {
             not_driven: Mutex::default(),
             trouble: Mutex::default(),
             auditing: Mutex::default(),
+            asked: Asked::default(),
+            classes: Mutex::default(),
         };
         Ok((
             Arc::new(run),
@@ -299,6 +310,31 @@ impl LiveRun {
     /// Nobody is making this audit any more.
     pub(super) fn forget_audit(&self, assignment: AssignmentId) {
         self.auditing().remove(&assignment);
+    }
+
+    /// Audits that nodes are asked for.
+    pub fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    /// Remembers in which numerics class an accepted update was trained, as its worker said when it
+    /// could not know yet whether it is audited: what it says later changes nothing. A text that
+    /// is too long says nothing.
+    pub fn remember_class(&self, assignment: AssignmentId, class: String) {
+        if class.len() > CLASS_BYTES || !self.spec.round.audit.enabled {
+            return;
+        }
+        let mut classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        classes.entry(assignment).or_insert(class);
+        while classes.len() > CLASSES {
+            classes.pop_first();
+        }
+    }
+
+    /// The same of one update; empty where it is not known, as after a restart.
+    pub fn class_of(&self, assignment: AssignmentId) -> String {
+        let classes = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        classes.get(&assignment).cloned().unwrap_or_default()
     }
 
     /// Says why nobody drives it any more.

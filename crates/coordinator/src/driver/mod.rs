@@ -3,7 +3,7 @@
 //! asks for (a merge, a checkpoint, an evaluation) is done beside it and comes back as
 //! another input, so that nothing here ever waits for arithmetic.
 
-mod auditor;
+mod audits;
 mod effects;
 mod entries;
 mod evaluator;
@@ -13,14 +13,16 @@ mod rejection;
 mod sight;
 mod spike;
 mod task;
+mod way;
 mod weights_file;
 mod workshop;
 
-pub use auditor::{AuditJob, Auditor, QUEUE as AUDITS, drawn};
+pub use audits::{Answer, Audits, Own, drawn};
 pub use evaluator::{Evaluate, QUEUE, measure};
 pub use live::{LiveRun, Mailbox, is_over};
 pub use open::open;
 pub use rejection::Rejection;
 pub use sight::sight;
 pub use task::drive;
+pub use way::{merge_ref, way_to};
 pub use weights_file::WeightsFile;

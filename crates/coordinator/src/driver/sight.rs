@@ -3,6 +3,7 @@
 use opengpu_rounds::{Fleet, WorkerSight};
 
 use super::LiveRun;
+use super::audits::spare;
 use crate::clock::unix_ms;
 use crate::fleet::{Memory, may_work};
 use crate::store::NodeState;
@@ -47,5 +48,9 @@ pub fn sight(run: &LiveRun, memory: &Memory) -> Fleet {
             },
         );
     }
+    let state = run.state();
+    let needed = state.settings().min_workers.max(state.settings().quorum);
+    let needed = needed.max(1) as usize;
+    spare(&mut fleet, &run.asked().counts(), needed, state.revision());
     fleet
 }

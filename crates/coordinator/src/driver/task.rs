@@ -7,7 +7,7 @@ use opengpu_ledger::{Entry, EntryKind};
 use opengpu_rounds::{Event, EventKind, Input, Phase, Regard};
 use tokio::sync::mpsc;
 
-use super::auditor::AuditJob;
+use super::audits::look_at_audits;
 use super::effects::Effects;
 use super::entries::entries;
 use super::evaluator::Evaluate;
@@ -48,7 +48,7 @@ pub async fn drive(
     run: Arc<LiveRun>,
     opened: (crate::store::OwnerEpoch, u64, u64),
     mailbox: Mailbox,
-    (evaluations, audits): (mpsc::Sender<Evaluate>, mpsc::Sender<AuditJob>),
+    evaluations: mpsc::Sender<Evaluate>,
 ) {
     let Mailbox {
         mut messages,
@@ -73,9 +73,10 @@ pub async fn drive(
             head,
             snapshot,
         },
-        effects: Effects::new(run.jobs(), evaluations, audits),
+        effects: Effects::new(run.jobs(), evaluations),
     };
     driver.effects.look(&run);
+    look_at_audits(&coordinator, &run);
     let shutdown = coordinator.shutdown_token();
     loop {
         let sleep = tokio::time::sleep(driver.until_wake());
@@ -99,6 +100,7 @@ pub async fn drive(
             break;
         }
         driver.effects.look(&run);
+        look_at_audits(&coordinator, &run);
     }
     run.give_up("it is shutting down or has another owner");
     // What waits in the mailbox is told by its reply being dropped.
@@ -355,12 +357,7 @@ impl Driver {
                     tracing::info!(run = %self.run.id, round, %revision, "merge is durable");
                     self.note_merged(*round);
                 }
-                EventKind::Audited {
-                    assignment,
-                    finding,
-                    ..
-                } => {
-                    self.run.forget_audit(*assignment);
+                EventKind::Audited { finding, .. } => {
                     let code = finding.code.clone();
                     metrics.audits.get_or_create(&CodeLabel { code }).inc();
                 }

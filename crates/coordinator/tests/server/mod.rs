@@ -2,6 +2,7 @@
 //! workers that speak through the product's own client.
 
 mod accounts;
+mod auditing;
 mod auth;
 mod blobs;
 mod connections;

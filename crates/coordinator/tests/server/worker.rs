@@ -251,6 +251,7 @@ impl Worker {
             loss: 3.5,
             train_seconds: 1.0,
             commitment: None,
+            numerics_class: None,
         }
     }
 

@@ -48,6 +48,7 @@ impl Fleet {
             reason: "it was looked at".into(),
             measured: None,
             allowed: None,
+            reruns: Vec::new(),
         };
         let event = Event {
             at_ms: assignment,

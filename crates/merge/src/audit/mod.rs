@@ -10,16 +10,19 @@
 //!   gave back. Where there is no `a` before, `e` is zero.
 //! - the payload's record of the chunk must be exactly what the codec makes of `a`.
 //! - `a − decay · e` must be the progress that training again gives, within a tolerance for
-//!   different hardware: [`Opened::distance`].
+//!   different hardware: [`Opened::distance`]. Whoever trains it again elsewhere sends its own
+//!   progress in those chunks: [`Again`].
 //!
 //! Exact is meant bit for bit: all of it is float32 arithmetic in a fixed order.
 //!
 //! What it can't see: chunks that were not drawn, and updates that were not audited. Both only
 //! make a lie in one place less likely to be found, by (1 − q)^n.
 
+mod again;
 mod openings;
 mod tree;
 
+pub use again::{Again, BadAgain, CLASS_BYTES};
 pub use openings::{Openings, openings_bytes, write_openings};
 pub use tree::commitment;
 
@@ -222,12 +225,13 @@ impl Opened {
         (global, local): (&[f32], &[f32]),
         typical: f64,
     ) -> Result<(), WrongOpening> {
-        let range = self.start..self.start + self.progress.len();
-        let own = match (global.get(range.clone()), local.get(range)) {
-            (Some(global), Some(local)) => length_of(global.iter().zip(local).map(|(g, l)| g - l)),
-            _ => 0.0,
-        };
-        let times = self.unsent / own.max(typical);
+        let own = self.own(global, local).map_or(0.0, length_of);
+        self.check_unsent_of(decay, own.max(typical))
+    }
+
+    /// The same where the length of the true progress is known.
+    fn check_unsent_of(&self, decay: f32, length: f64) -> Result<(), WrongOpening> {
+        let times = self.unsent / length;
         let allowed = (2.0 / f64::from(1.0 - decay).max(0.02)).max(10.0);
         match times <= allowed {
             true => Ok(()),
@@ -245,16 +249,31 @@ impl Opened {
     /// Not in parts of this chunk's own length: the few weights of a norm that hardly moved
     /// would be far off by rounding alone.
     pub fn distance(&self, global: &[f32], local: &[f32], typical: f64) -> f64 {
-        let range = self.start..self.start + self.progress.len();
-        let (Some(global), Some(local)) = (global.get(range.clone()), local.get(range)) else {
-            return f64::INFINITY;
-        };
-        let pairs = self.progress.iter().zip(global.iter().zip(local));
-        let off = pairs.map(|(claimed, (g, l))| f64::from(*claimed) - f64::from(g - l));
-        let length = off.map(|off| off * off).sum::<f64>().sqrt();
-        let own = length_of(global.iter().zip(local).map(|(g, l)| g - l));
-        length / own.max(typical)
+        match self.own(global, local) {
+            Some(own) => distance(&self.progress, own, typical),
+            None => f64::INFINITY,
+        }
     }
+
+    /// The true progress in this chunk.
+    fn own<'a>(
+        &self,
+        global: &'a [f32],
+        local: &'a [f32],
+    ) -> Option<impl Iterator<Item = f32> + Clone + use<'a>> {
+        let range = self.start..self.start + self.progress.len();
+        let pair = global.get(range.clone())?.iter().zip(local.get(range)?);
+        Some(pair.map(|(g, l)| g - l))
+    }
+}
+
+/// How far a claimed progress is from a true one: the length of the difference, in parts of the
+/// true one's, or of `typical` if that is more.
+fn distance(claimed: &[f32], own: impl Iterator<Item = f32> + Clone, typical: f64) -> f64 {
+    let off = claimed.iter().zip(own.clone());
+    let off = off.map(|(claimed, own)| f64::from(*claimed) - f64::from(own));
+    let length = off.map(|off| off * off).sum::<f64>().sqrt();
+    length / length_of(own).max(typical)
 }
 
 /// The largest [`Opened::distance`] of these chunks: what decides an audit.
@@ -262,6 +281,10 @@ pub fn farthest(opened: &[Opened], (global, local): (&[f32], &[f32]), typical: f
     let distances = opened
         .iter()
         .map(|chunk| chunk.distance(global, local, typical));
+    largest(distances)
+}
+
+fn largest(distances: impl Iterator<Item = f64>) -> f64 {
     // A loss of all numbers is far away, not near.
     distances.fold(0.0, |farthest, distance| match distance.is_nan() {
         true => f64::INFINITY,

@@ -2,8 +2,8 @@
 //! way to lie is refused or shows as distance.
 
 use opengpu_merge::audit::{
-    Before, Claim, Opened, WrongOpening, check_openings, commitment, draw_chunks, openings_bytes,
-    typical_length, write_openings,
+    Again, BadAgain, Before, CLASS_BYTES, Claim, Opened, WrongOpening, check_openings, commitment,
+    draw_chunks, openings_bytes, typical_length, write_openings,
 };
 use opengpu_merge::{Codec, Layout, audit, encode, feedback};
 use proptest::prelude::*;
@@ -325,4 +325,64 @@ fn chunks_are_drawn_rising_without_repetition_and_in_turn_over_many_draws() {
         );
     }
     assert_eq!(draw_chunks(&layout, 1, 99).len(), layout.chunk_count());
+}
+
+/// What a training from one place to another gave, in all chunks.
+fn again(global: &[f32], local: &[f32]) -> Again {
+    Again::of(&layout(), &all(), (global, local), "some class")
+}
+
+#[test]
+fn who_trained_it_again_elsewhere_measures_the_same_distance() {
+    let (global, local) = (weights(1, 1.0), weights(2, 1.0));
+    let sent = Worker::new().send(&global, &local);
+    let bytes = write_openings(&layout(), &all(), &sent.accumulated, None);
+    let opened = check_openings(&layout(), &claim(&sent, None, &all()), &bytes).unwrap();
+    let other = weights(3, 1.0);
+    for led_to in [&local, &other] {
+        let here = farthest(&opened, &global, led_to);
+        let bytes = again(&global, led_to).write();
+        assert_eq!(bytes.len(), Again::bytes_of(&layout(), &all()));
+        let there = Again::read(&layout(), &all(), &bytes).unwrap();
+        assert_eq!(there, again(&global, led_to));
+        assert_eq!(there.farthest(&opened), here);
+        assert_eq!(there.class(), "some class");
+        assert!(there.check_unsent(DECAY, &opened).is_ok());
+    }
+    let true_one = again(&global, &local);
+    assert_eq!(true_one.far_from(&true_one), 0.0);
+    assert!(true_one.far_from(&again(&global, &other)) > 0.5);
+    // Of other chunks there is nothing to compare.
+    let fewer = Again::of(&layout(), &[0, 1], (&global, &local), "");
+    assert_eq!(fewer.farthest(&opened), f64::INFINITY);
+    assert_eq!(true_one.far_from(&fewer), f64::INFINITY);
+}
+
+#[test]
+fn what_is_no_progress_in_the_drawn_chunks_is_refused() {
+    let good = again(&weights(1, 1.0), &weights(2, 1.0)).write();
+    let read = |bytes: &[u8]| Again::read(&layout(), &all(), bytes).unwrap_err();
+    for bytes in [&good[..good.len() - 1], &good[..4], &[]] {
+        assert!(matches!(read(bytes), BadAgain::Size { .. }));
+    }
+    for typical in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let bytes = [&typical.to_le_bytes()[..], &good[8..]].concat();
+        assert!(
+            matches!(read(&bytes), BadAgain::Typical { .. }),
+            "{typical}"
+        );
+    }
+    let mut no_number = good.clone();
+    no_number[8 + CLASS_BYTES..][..4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    assert_eq!(read(&no_number), BadAgain::NotFinite { place: 0 });
+    let mut no_text = good.clone();
+    no_text[8] = 0xFF;
+    assert_eq!(read(&no_text), BadAgain::Class);
+    let mut behind_zeros = good.clone();
+    behind_zeros[8 + CLASS_BYTES - 1] = b'a';
+    assert_eq!(read(&behind_zeros), BadAgain::Class);
+    // A class that is too long is cut.
+    let long = "ä".repeat(CLASS_BYTES);
+    let cut = Again::of(&layout(), &[], (&[], &[]), &long);
+    assert_eq!(cut.class().len(), CLASS_BYTES);
 }

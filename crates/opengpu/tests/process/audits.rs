@@ -1,10 +1,10 @@
 //! Audits from end to end: strangers on probation, one of whom trains on other data than it was
-//! given. The others' trainers are the real one; the liar's is too, behind a script that changes
-//! what it is told.
+//! given. Nodes that the operator vouches for train their assignments again. The others' trainers
+//! are the real one; the liar's is too, behind a script that changes what it is told.
 
 use std::time::{Duration, Instant};
 
-use opengpu_rounds::{AuditOutcome, Event, EventKind, NodeId, Outcome};
+use opengpu_rounds::{AuditOutcome, Event, EventKind, Finding, NodeId, Outcome};
 
 use crate::cluster::{Cluster, OPENGPU, opengpu};
 use crate::invariants;
@@ -13,11 +13,11 @@ use crate::stranger::{Stranger, altered_trainer, node};
 const RUN: &str = "evaluate_every = 0\n[inner]\nstate = \"reset\"\n\
                    [trust]\naudit_rate = 0.2\nprobation_audits = 2\n";
 
-/// Outcomes of the audits of a node's updates.
-fn audits(log: &[Event], node: NodeId) -> Vec<AuditOutcome> {
+/// What the audits of a node's updates found.
+fn audits(log: &[Event], node: NodeId) -> Vec<Finding> {
     let mut workers = Vec::new();
     let mut given = Vec::new();
-    let mut outcomes = Vec::new();
+    let mut findings = Vec::new();
     for event in log {
         match &event.kind {
             EventKind::WorkerJoined {
@@ -30,16 +30,39 @@ fn audits(log: &[Event], node: NodeId) -> Vec<AuditOutcome> {
                 assignment,
                 finding,
                 ..
-            } if given.contains(assignment) => outcomes.push(finding.outcome),
+            } if given.contains(assignment) => findings.push(finding.clone()),
             _ => {}
         }
     }
-    outcomes
+    findings
+}
+
+/// Audits of a node's updates that passed because a node, or the coordinator's own trainer,
+/// trained them again.
+fn passed(log: &[Event], node: NodeId) -> (usize, usize) {
+    let passed = audits(log, node).into_iter();
+    let passed = passed.filter(|finding| finding.outcome == AuditOutcome::Passed);
+    let (by_nodes, here): (Vec<_>, Vec<_>) =
+        passed.partition(|finding| finding.decided_by().is_some());
+    (by_nodes.len(), here.len())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_trains_on_other_data_is_found_by_its_first_audit_and_an_honest_stranger_is_trusted() {
+async fn nodes_find_who_trains_on_other_data_and_make_an_honest_stranger_trusted() {
     let cluster = Cluster::with_nodes(2).await;
+    let started = Instant::now();
+    for name in ["node-0", "node-1"] {
+        while !node(&cluster, name)
+            .await
+            .is_some_and(|node| node.connected)
+        {
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "{name} is not there"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
     let lying = altered_trainer(&cluster, r#"s/"seed":[0-9]*/"seed":99/"#);
     let honest = Stranger::join(&cluster, "honest", OPENGPU.into());
     let liar = Stranger::join(&cluster, "liar", lying);
@@ -49,8 +72,14 @@ async fn who_trains_on_other_data_is_found_by_its_first_audit_and_an_honest_stra
     loop {
         let found = node(&cluster, liar.name).await;
         let found = found.is_some_and(|node| node.state == "quarantined");
-        let trusted = node(&cluster, honest.name).await;
-        let trusted = trusted.is_some_and(|node| node.audits_passed >= 3);
+        let trusted = match node(&cluster, honest.name).await {
+            Some(node) if node.audits_passed >= 3 => {
+                let log = invariants::whole_log(&cluster.client(), run).await;
+                // Those of its probation, at least.
+                passed(&log, node.node).0 >= 2
+            }
+            _ => false,
+        };
         if found && trusted {
             break;
         }
@@ -73,10 +102,22 @@ async fn who_trains_on_other_data_is_found_by_its_first_audit_and_an_honest_stra
     let log = invariants::whole_log(&cluster.client(), run).await;
     let id = node(&cluster, liar.name).await.unwrap().node;
     let of_liar = audits(&log, id);
-    assert_eq!(of_liar[0], AuditOutcome::Failed, "{of_liar:?}");
+    assert_eq!(of_liar[0].outcome, AuditOutcome::Failed, "{of_liar:?}");
+    // Nobody is accused by one alone.
+    let by: Vec<_> = of_liar[0].reruns.iter().map(|rerun| rerun.by).collect();
+    assert!(by.len() >= 2 && by[0] != by[1], "{by:?}");
     let other = node(&cluster, honest.name).await.unwrap();
     let of_honest = audits(&log, other.node);
-    assert!(!of_honest.contains(&AuditOutcome::Failed), "{of_honest:?}");
+    let failed = |finding: &Finding| finding.outcome == AuditOutcome::Failed;
+    assert!(!of_honest.iter().any(failed), "{of_honest:?}");
+    let (by_nodes, here) = passed(&log, other.node);
+    assert!(
+        by_nodes > here,
+        "{by_nodes} by nodes, {here} by the coordinator"
+    );
+    let trained_again = of_honest.iter().flat_map(|finding| &finding.reruns);
+    let by_itself = trained_again.filter(|rerun| rerun.by == Some(other.node));
+    assert_eq!(by_itself.count(), 0, "nobody looks at his own");
     for name in ["node-0", "node-1"] {
         let node = node(&cluster, name).await.unwrap();
         assert_eq!((node.vouched, node.audits_failed), (true, 0), "{name}");

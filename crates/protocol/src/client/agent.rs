@@ -6,6 +6,7 @@ use reqwest::Method;
 
 use super::send::Call;
 use super::{Client, ClientError};
+use crate::audits::AuditDeclined;
 use crate::wire::{
     Enrol, Enrolled, Hello, History, LedgerHead, LedgerProof, Offer, Offered, Report, Reported,
     RunView, UpdateNotice, VERSION, Verdict, Welcome,
@@ -85,6 +86,16 @@ impl Client {
         self.json(&Call::get(operation, path), "history").await
     }
 
+    /// `GET /v1/runs/{run}/history?to=`: how to make a revision from a checkpoint.
+    pub async fn history_to(&self, run: RunId, to: Revision) -> Result<History, ClientError> {
+        let path = format!(
+            "/v1/runs/{run}/history?lineage={}&to={}",
+            to.lineage, to.number
+        );
+        let operation = format!("fetch how revision {to} of run {run} is made");
+        self.json(&Call::get(operation, path), "history").await
+    }
+
     /// `PUT /v1/runs/{run}/payloads/{hash}`.
     pub async fn put_payload(
         &self,
@@ -134,6 +145,32 @@ impl Client {
         let operation = format!("open drawn chunks of update {assignment} of run {run}");
         let path = format!("/v1/runs/{run}/openings/{assignment}/{hash}");
         self.done(&Call::bytes(operation, path, openings)).await
+    }
+
+    /// `PUT /v1/runs/{run}/audits/{number}/{hash}`: what training an assignment again gave.
+    pub async fn put_audit(
+        &self,
+        run: RunId,
+        number: u64,
+        hash: Hash,
+        again: Bytes,
+    ) -> Result<(), ClientError> {
+        let operation = format!("send what audit {number} of run {run} gave");
+        let path = format!("/v1/runs/{run}/audits/{number}/{hash}");
+        self.done(&Call::bytes(operation, path, again)).await
+    }
+
+    /// `POST /v1/runs/{run}/audits/{number}`: this node can't make an audit.
+    pub async fn decline_audit(
+        &self,
+        run: RunId,
+        number: u64,
+        declined: &AuditDeclined,
+    ) -> Result<(), ClientError> {
+        let operation = format!("decline audit {number} of run {run}");
+        let path = format!("/v1/runs/{run}/audits/{number}");
+        self.done(&Call::json(operation, Method::POST, path, declined))
+            .await
     }
 
     /// `POST /v1/runs/{run}/updates`.

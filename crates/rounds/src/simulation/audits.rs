@@ -92,6 +92,7 @@ impl World<'_> {
             reason: "it was drawn".into(),
             measured: Some(0.1),
             allowed: Some(0.2),
+            reruns: Vec::new(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Facts about rounds.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+mod auditors;
 mod audits;
 mod closing;
 mod forming;

@@ -286,6 +286,7 @@ impl Story {
                 reason: "its progress is not what training gives".into(),
                 measured: Some(0.5),
                 allowed: Some(0.1),
+                reruns: Vec::new(),
             },
         })
     }

@@ -1,0 +1,353 @@
+//! Audits that nodes make: who may answer, what is taken, and what follows.
+
+use std::time::{Duration, Instant};
+
+use opengpu_merge::audit::{Again, commitment, write_openings};
+use opengpu_protocol::ClientError;
+use opengpu_protocol::audits::{AuditDeclined, AuditPlan};
+use opengpu_protocol::client::Directives;
+use opengpu_protocol::operator::NodeAction;
+use opengpu_protocol::wire::{Activity, AssignmentPlan, RunPlan, UpdateNotice};
+use opengpu_rounds::{AuditOutcome, Commitment, EventKind, Finding, Hash, Revision, RunId};
+use opengpu_trainer_protocol::{InnerSettings, InnerState};
+
+use super::support::{Server, code, spec};
+use super::worker::Worker;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const CLASS: &str = "test";
+
+/// A worker whose directive stream stays open.
+struct Listening {
+    worker: Worker,
+    directives: Directives,
+}
+
+impl Listening {
+    async fn to(worker: Worker) -> Self {
+        let directives = worker.client.directives(Duration::from_secs(20)).await;
+        Self {
+            directives: directives.unwrap(),
+            worker,
+        }
+    }
+
+    /// Its part in the run, if it hears of it within a moment.
+    async fn hear(&mut self) -> Option<RunPlan> {
+        let line = tokio::time::timeout(Duration::from_millis(100), self.directives.next());
+        let plan = line.await.ok()?.unwrap().expect("the stream goes on");
+        let run = plan.workers.into_iter().find_map(|worker| worker.run)?;
+        self.worker.report(run.run, Activity::Idle).await;
+        Some(run)
+    }
+
+    async fn wait_for<T>(&mut self, what: impl Fn(&RunPlan) -> Option<T>) -> T {
+        let started = Instant::now();
+        loop {
+            let plan = self.hear().await;
+            if let Some(found) = plan.as_ref().and_then(&what) {
+                return found;
+            }
+            assert!(started.elapsed() < PATIENCE, "the last plan was {plan:?}");
+        }
+    }
+
+    async fn answer(&self, run: RunId, number: u64, bytes: Vec<u8>) -> Result<(), ClientError> {
+        let hash = Hash::of(&bytes);
+        let client = &self.worker.client;
+        client.put_audit(run, number, hash, bytes.into()).await
+    }
+}
+
+/// A run in its first round: a stranger, a known node for which nobody vouches, and nodes for which
+/// an operator does. All have an assignment.
+struct Story {
+    server: Server,
+    run: RunId,
+    stranger: Listening,
+    known: Listening,
+    vouched: Vec<Listening>,
+}
+
+impl Story {
+    async fn begin(vouched: usize) -> Self {
+        let server = Server::start().await;
+        server.dataset("noise", 512).await;
+        let mut workers = Vec::new();
+        for seed in 1..=2 + vouched as u8 {
+            workers.push(Worker::join(&server, seed).await);
+        }
+        // Who enrols with the machine's own token is vouched for.
+        for worker in &workers[..2] {
+            let distrust = NodeAction::Distrust;
+            let operator = server.operator();
+            operator.act_on_node(worker.node, distrust).await.unwrap();
+        }
+        let mut spec = spec("audited", "noise", 4, workers.len() as u32);
+        spec.inner = InnerSettings {
+            state: InnerState::Reset,
+            ..InnerSettings::default()
+        };
+        let run = server.start_run(&spec).await;
+        let getting_ready = workers.iter_mut().map(Worker::wait_for_assignment);
+        futures::future::join_all(getting_ready).await;
+        let mut listening = Vec::new();
+        for worker in workers {
+            listening.push(Listening::to(worker).await);
+        }
+        let mut listening = listening.into_iter();
+        Self {
+            stranger: listening.next().unwrap(),
+            known: listening.next().unwrap(),
+            vouched: listening.collect(),
+            server,
+            run,
+        }
+    }
+
+    /// The stranger sends an update and opens what is drawn of it. Returns the progress that it
+    /// made up.
+    async fn stranger_sends(&mut self) -> Vec<f32> {
+        let assignment = self.stranger.wait_for(|plan| plan.assignment.clone()).await;
+        let weights = self.stranger.worker.held.as_ref().unwrap().values.len();
+        let progress: Vec<f32> = (0..weights)
+            .map(|i| ((i % 97) as f32 - 48.0) * 1e-4)
+            .collect();
+        self.send(&assignment, &progress).await;
+        let drawn = self
+            .stranger
+            .wait_for(|plan| plan.open.first().cloned())
+            .await;
+        assert_eq!(drawn.assignment, assignment.assignment);
+        let chunks: Vec<usize> = drawn.chunks.iter().map(|chunk| *chunk as usize).collect();
+        let layout = &self.stranger.worker.held.as_ref().unwrap().layout;
+        let openings = write_openings(layout, &chunks, &progress, None);
+        let (client, hash) = (&self.stranger.worker.client, Hash::of(&openings));
+        client
+            .put_openings(self.run, drawn.assignment, hash, openings.into())
+            .await
+            .unwrap();
+        progress
+    }
+
+    async fn send(&self, assignment: &AssignmentPlan, progress: &[f32]) {
+        let worker = &self.stranger.worker;
+        let layout = &worker.held.as_ref().unwrap().layout;
+        let codec = worker.client.run(self.run).await.unwrap().spec.sync.up;
+        let mut accumulated = progress.to_vec();
+        let payload = opengpu_merge::encode(codec.into(), layout, &mut accumulated).unwrap();
+        let blocks = assignment
+            .blocks
+            .iter()
+            .map(|range| range.end - range.start);
+        let notice = UpdateNotice {
+            worker: worker.worker,
+            assignment: assignment.assignment,
+            base: assignment.base,
+            blocks_completed: blocks.sum(),
+            payload: Hash::of(&payload),
+            payload_bytes: payload.len() as u64,
+            feedback: worker.feedback,
+            loss: 3.5,
+            train_seconds: 1.0,
+            commitment: Some(Commitment {
+                root: Hash(commitment(layout, progress)),
+                previous: None,
+                taken_back: Vec::new(),
+            }),
+            numerics_class: Some(CLASS.into()),
+        };
+        let sent = worker
+            .client
+            .put_payload(self.run, notice.payload, payload.into());
+        sent.await.unwrap();
+        worker.client.post_update(self.run, &notice).await.unwrap();
+    }
+
+    /// Which of the vouched nodes is asked for an audit, but for none of these numbers.
+    async fn asked(&mut self, before: &[u64]) -> (usize, AuditPlan) {
+        let started = Instant::now();
+        loop {
+            for (place, one) in self.vouched.iter_mut().enumerate() {
+                let audit = one.hear().await.and_then(|plan| plan.audit);
+                if let Some(audit) = audit
+                    && !before.contains(&audit.number)
+                {
+                    return (place, audit);
+                }
+            }
+            assert!(started.elapsed() < PATIENCE, "nobody is asked");
+        }
+    }
+
+    /// What training gives whose progress is this, in the drawn chunks.
+    fn again(&self, audit: &AuditPlan, progress: &[f32]) -> Vec<u8> {
+        let layout = &self.stranger.worker.held.as_ref().unwrap().layout;
+        let chunks: Vec<usize> = audit.chunks.iter().map(|chunk| *chunk as usize).collect();
+        let weights = (progress, &*vec![0.0; progress.len()]);
+        Again::of(layout, &chunks, weights, CLASS).write()
+    }
+
+    async fn finding(&self) -> Finding {
+        let started = Instant::now();
+        loop {
+            let log = self.server.operator().whole_log(self.run).await.unwrap();
+            let found = log.into_iter().find_map(|entry| match entry.event.kind {
+                EventKind::Audited { finding, .. } => Some(finding),
+                _ => None,
+            });
+            if let Some(found) = found {
+                return found;
+            }
+            assert!(started.elapsed() < PATIENCE, "nothing was found");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_is_answered_by_the_node_that_was_asked_alone_and_once() {
+    let mut story = Story::begin(1).await;
+    let progress = story.stranger_sends().await;
+    let (run, (_, audit)) = (story.run, story.asked(&[]).await);
+    let view = story.server.operator().run(run).await.unwrap();
+    assert_eq!((audit.base, audit.digest), (view.revision, view.digest));
+    let asked = &story.vouched[0];
+    let good = story.again(&audit, &progress);
+
+    // Neither whose update it is, nor another, nor one for which nobody vouches.
+    for other in [&story.stranger, &story.known] {
+        let answer = other.answer(run, audit.number, good.clone()).await;
+        assert_eq!(code(answer), "not_asked");
+        let declined = AuditDeclined {
+            reason: "no".into(),
+        };
+        let client = &other.worker.client;
+        let declined = client.decline_audit(run, audit.number, &declined).await;
+        assert_eq!(code(declined), "not_asked");
+    }
+    let unknown = asked.answer(run, audit.number ^ 1, good.clone()).await;
+    assert_eq!(code(unknown), "not_asked");
+
+    let short = good[..good.len() - 4].to_vec();
+    assert_eq!(
+        code(asked.answer(run, audit.number, short).await),
+        "bad_audit"
+    );
+    let long = [&good[..], &[0; 4]].concat();
+    assert_eq!(
+        code(asked.answer(run, audit.number, long).await),
+        "bad_audit"
+    );
+    let mut no_number = good.clone();
+    let end = no_number.len() - 4;
+    no_number[end..].copy_from_slice(&f32::NAN.to_le_bytes());
+    let refused = asked.answer(run, audit.number, no_number).await;
+    assert_eq!(code(refused), "bad_audit");
+
+    asked.answer(run, audit.number, good.clone()).await.unwrap();
+    let again = asked.answer(run, audit.number, good).await;
+    assert_eq!(code(again), "not_asked");
+
+    let finding = story.finding().await;
+    assert_eq!(finding.outcome, AuditOutcome::Passed, "{finding:?}");
+    assert_eq!(finding.measured, Some(0.0));
+    // Both say to be of one class.
+    assert_eq!(finding.allowed, Some(1e-3));
+    let node = asked.worker.node;
+    assert_eq!(finding.decided_by(), Some(node));
+    let operator = story.server.operator();
+    let stranger = operator
+        .node_view(story.stranger.worker.node)
+        .await
+        .unwrap();
+    assert_eq!((stranger.audits_passed, stranger.audits_failed), (1, 0));
+    let lines = operator.ledger_lines(run, 0).await.unwrap();
+    let lines = String::from_utf8(lines).unwrap();
+    assert!(lines.contains(&format!("\"by\":{node}")), "{lines}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_declines_is_passed_over_and_a_lie_about_a_worker_is_contradicted_by_a_third() {
+    let mut story = Story::begin(2).await;
+    let progress = story.stranger_sends().await;
+    let run = story.run;
+    let (first, audit) = story.asked(&[]).await;
+    let declined = AuditDeclined {
+        reason: "there is too little memory".into(),
+    };
+    let client = &story.vouched[first].worker.client;
+    client
+        .decline_audit(run, audit.number, &declined)
+        .await
+        .unwrap();
+
+    let mut seen = vec![audit.number];
+    let (second, audit) = story.asked(&seen).await;
+    seen.push(audit.number);
+    assert_ne!(first, second, "another node is asked");
+    let other: Vec<f32> = progress.iter().map(|value| -value).collect();
+    let lie = story.again(&audit, &other);
+    story.vouched[second]
+        .answer(run, audit.number, lie)
+        .await
+        .unwrap();
+
+    let (third, audit) = story.asked(&seen).await;
+    assert_eq!(first, third, "nobody confirms himself");
+    let truth = story.again(&audit, &progress);
+    story.vouched[third]
+        .answer(run, audit.number, truth)
+        .await
+        .unwrap();
+
+    let finding = story.finding().await;
+    assert_eq!(finding.outcome, AuditOutcome::Passed, "{finding:?}");
+    let by: Vec<_> = finding.reruns.iter().map(|rerun| rerun.by).collect();
+    let node = |place: usize| Some(story.vouched[place].worker.node);
+    assert_eq!(by, [node(second), node(third)]);
+    assert!(!finding.reruns[0].agrees() && finding.reruns[1].agrees());
+    let operator = story.server.operator();
+    for listening in story.vouched.iter().chain([&story.stranger]) {
+        let view = operator.node_view(listening.worker.node).await.unwrap();
+        assert_eq!((view.audits_failed, &*view.state), (0, "active"));
+    }
+    let metrics = reqwest::get(format!("{}/metrics", story.server.url)).await;
+    let metrics = metrics.unwrap().text().await.unwrap();
+    assert!(
+        metrics.contains("opengpu_audits_contradicted_total 1"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_an_older_revision_is_made_can_be_asked_for() {
+    let server = Server::start().await;
+    server.dataset("noise", 512).await;
+    let run = server.start_run(&spec("first", "noise", 4, 1)).await;
+    let mut worker = Worker::join(&server, 1).await;
+    worker
+        .work_until(run, |view| view.revision.number == 3)
+        .await;
+    let revision = |number| Revision { lineage: 0, number };
+    let all = worker.client.history(run, revision(0)).await.unwrap();
+    for number in 0..=3 {
+        let way = worker
+            .client
+            .history_to(run, revision(number))
+            .await
+            .unwrap();
+        assert!(way.checkpoint.revision.number <= number);
+        let end = way.checkpoint.revision.number + way.merges.len() as u64;
+        assert_eq!(end, number);
+        let known = all
+            .merges
+            .iter()
+            .find(|merge| merge.revision.number == number);
+        if let Some(known) = known {
+            assert_eq!(way.digest(), known.digest);
+        }
+    }
+    let beyond = worker.client.history_to(run, revision(99)).await;
+    assert_eq!(code(beyond), "no_such_revision");
+}
