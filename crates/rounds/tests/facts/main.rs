@@ -8,5 +8,6 @@ mod people;
 mod properties;
 mod rollback;
 mod simulated;
+mod standing;
 mod story;
 mod updates;
