@@ -14,6 +14,7 @@ mod caretaker;
 pub mod clock;
 mod coordinator;
 mod driver;
+mod eligible;
 mod enrolment;
 mod export;
 pub mod fleet;

@@ -87,6 +87,7 @@ pub struct Limits {
     refusals: Buckets<IpAddr>,
     requests: Buckets<NodeId>,
     claims: Buckets<()>,
+    appeals: Buckets<NodeId>,
 }
 
 impl Limits {
@@ -98,6 +99,8 @@ impl Limits {
             requests: Buckets::new(settings.requests, MOST_BUCKETS, NodeId(0)),
             // Ten guesses a minute at 2^40 codes that live for 15 minutes are no danger.
             claims: Buckets::new(Rate::new(30, 10), 1, ()),
+            // Each is read by a person, and there is one for each change.
+            appeals: Buckets::new(Rate::new(5, 1), MOST_BUCKETS, NodeId(0)),
         }
     }
 
@@ -114,6 +117,11 @@ impl Limits {
     /// A node asked.
     pub fn request(&self, node: NodeId) -> Result<(), TooOften> {
         self.requests.take(node)
+    }
+
+    /// The owner of a node appeals.
+    pub fn appeal(&self, node: NodeId) -> Result<(), TooOften> {
+        self.appeals.take(node)
     }
 
     /// Somebody enters a code to claim a node with.

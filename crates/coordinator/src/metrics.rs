@@ -42,6 +42,8 @@ pub struct Metrics {
     pub updates_counted_less: Family<CodeLabel, Counter>,
     /// Audits ended, by what they found.
     pub audits: Family<CodeLabel, Counter>,
+    /// Changes of nodes' standing, by code.
+    pub standing_changes: Family<CodeLabel, Counter>,
     /// Rounds merged.
     pub rounds_merged: Counter,
     /// Rounds closed without a merge.
@@ -75,6 +77,7 @@ impl Metrics {
             updates_refused: Family::default(),
             updates_counted_less: Family::default(),
             audits: Family::default(),
+            standing_changes: Family::default(),
             rounds_merged: Counter::default(),
             rounds_abandoned: Counter::default(),
             merge_seconds: seconds(),
@@ -112,6 +115,11 @@ impl Metrics {
             self.updates_counted_less.clone(),
         );
         r.register("audits", "Audits ended", self.audits.clone());
+        r.register(
+            "standing_changes",
+            "Changes of nodes' standing",
+            self.standing_changes.clone(),
+        );
         r.register("rounds_merged", "Rounds merged", self.rounds_merged.clone());
         r.register(
             "rounds_abandoned",

@@ -17,6 +17,7 @@ mod nodes;
 mod openapi;
 mod runs;
 mod samples;
+mod standing;
 mod status;
 mod table;
 mod tokens;
@@ -44,6 +45,7 @@ pub fn router(coordinator: &Coordinator, extra: Router) -> Router {
             body: endpoint.body,
             within: endpoint.within,
             pending: endpoint.pending,
+            banned: endpoint.banned,
             enrols: endpoint.enrols,
         };
         api = api.route(

@@ -3,6 +3,7 @@
 
 mod identity;
 mod reputation;
+mod standing;
 
 use sea_orm_migration::prelude::*;
 
@@ -20,6 +21,7 @@ impl MigratorTrait for Migrator {
             Box::new(identity::Accounts),
             Box::new(NodeStanding),
             Box::new(reputation::NodeReputation),
+            Box::new(standing::StandingChanges),
         ]
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod identity;
 mod operator;
 mod send;
+mod standing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
