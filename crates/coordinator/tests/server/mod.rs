@@ -12,6 +12,7 @@ mod limits;
 mod ready;
 mod rollback;
 mod stall;
+mod standing;
 mod support;
 mod tokens;
 mod worker;
