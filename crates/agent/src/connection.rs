@@ -11,7 +11,7 @@ use opengpu_rounds::NodeId;
 use tokio::sync::watch;
 
 use crate::AgentError;
-use crate::status::Board;
+use crate::status::{AgentStatus, Board};
 
 /// The stream counts as broken after this long without a byte; the coordinator sends a sign
 /// of life every few seconds.
@@ -48,7 +48,12 @@ pub(crate) async fn hold(
         let why = match ended {
             Ok(()) => "the coordinator closed the stream".to_owned(),
             Err(error) => match for_good(&client, node, &error, ever) {
-                Some(end) => return end,
+                Some(end) => {
+                    if error.code() == Some("banned") {
+                        board.update(AgentStatus::ban);
+                    }
+                    return end;
+                }
                 None => chain(&error),
             },
         };
@@ -78,6 +83,8 @@ async fn session(
         board.update(|status| {
             status.draining = plan.draining;
             status.pending = plan.pending;
+            status.standing.clone_from(&plan.standing);
+            status.no_work.clone_from(&plan.no_work);
         });
         if plan.pending {
             if !waits {

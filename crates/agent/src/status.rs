@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use opengpu_protocol::standing::{NoWork, StandingPlan};
 use opengpu_protocol::wire::{Activity, Verdict};
+use opengpu_rounds::standing::Level;
 use opengpu_rounds::{FeedbackId, Hash, NodeId, Revision, RunId, WorkerId};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -38,6 +40,12 @@ pub struct AgentStatus {
     /// Whether the node gets no work until the operator approves it.
     #[serde(default)]
     pub pending: bool,
+    /// How the node stands; older coordinators don't say.
+    #[serde(default)]
+    pub standing: Option<StandingPlan>,
+    /// Why no run takes the node.
+    #[serde(default)]
+    pub no_work: Option<NoWork>,
     /// Bytes of requests since the agent started.
     pub sent_bytes: u64,
     /// Bytes of answers since the agent started.
@@ -103,6 +111,17 @@ pub struct DeviceStatus {
     pub verdicts: Vec<Verdict>,
     /// What went wrong last, until the next step succeeds.
     pub problem: Option<String>,
+}
+
+impl AgentStatus {
+    /// The coordinator shut the node out: why, it tells who asks with `opengpu appeal`.
+    pub(crate) fn ban(&mut self) {
+        self.standing = Some(StandingPlan {
+            standing: Level::Banned,
+            against: None,
+        });
+        self.no_work = None;
+    }
 }
 
 /// What the agent of this home is doing, or did last. None if none ever ran here.

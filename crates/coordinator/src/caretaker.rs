@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
-use opengpu_rounds::{Input, WorkerId};
+use opengpu_rounds::{Input, NodeId, WorkerId};
 
 use crate::Coordinator;
+use crate::clock::unix_ms;
 use crate::driver::LiveRun;
+use crate::fleet::Memory;
 use crate::retention;
+use crate::standing::learn_standing;
 use crate::store::NodeState;
 
 /// How often workers are looked after.
 const WORKERS_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whose reputation has decayed.
+const DECAY_EVERY: Duration = Duration::from_secs(3600);
 /// How often blobs are collected.
 const BLOBS_EVERY: Duration = Duration::from_secs(300);
 
@@ -53,11 +58,16 @@ async fn send_away(coordinator: &Coordinator, run: &LiveRun) {
                     NodeState::Draining if state.assignment_of(worker).is_none() => {
                         format!("node {} is being drained", member.node)
                     }
-                    _ => match known.run {
-                        Some(other) if other != run.id && state.assignment_of(worker).is_none() => {
-                            format!("it was given to run {other}")
-                        }
-                        _ => return None,
+                    _ => match barred(&memory, member.node, run) {
+                        Some(why) => format!("it is not taken any more: {why}"),
+                        None => match known.run {
+                            Some(other)
+                                if other != run.id && state.assignment_of(worker).is_none() =>
+                            {
+                                format!("it was given to run {other}")
+                            }
+                            _ => return None,
+                        },
                     },
                 };
                 Some((worker, reason))
@@ -67,6 +77,39 @@ async fn send_away(coordinator: &Coordinator, run: &LiveRun) {
     for (worker, reason) in leaving {
         if let Err(error) = run.ask(Input::Leave { worker, reason }, None).await {
             tracing::debug!(run = %run.id, %worker, %error, "a worker could not be sent away yet");
+        }
+    }
+}
+
+/// Why a run does not take a node any more.
+fn barred(memory: &Memory, node: NodeId, run: &LiveRun) -> Option<String> {
+    let known = memory.nodes.get(&node)?;
+    let barred = known.barred_from(node, run.id, &run.spec, unix_ms());
+    barred.map(|why| why.message)
+}
+
+/// Takes note of nodes that proved nothing for so long that they are no longer trusted.
+pub async fn note_decay(coordinator: Coordinator) {
+    let shutdown = coordinator.shutdown_token();
+    loop {
+        match coordinator.store().note_decay().await {
+            Ok(decayed) => {
+                for node in decayed {
+                    if let Err(error) = learn_standing(&coordinator, node).await {
+                        tracing::warn!(%node, error = format!("{error:#}"), "a node's standing can't be read");
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{:#}", anyhow::Error::from(error)),
+                    "no decay of reputations is noted this time"
+                );
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(DECAY_EVERY) => {}
         }
     }
 }

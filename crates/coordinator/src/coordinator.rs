@@ -54,6 +54,7 @@ pub(crate) struct Inner {
     pub evaluations: mpsc::Sender<Evaluate>,
     pub audits: Audits,
     pub plans: watch::Sender<u64>,
+    pub learning: tokio::sync::Mutex<()>,
     pub ready: AtomicBool,
     pub shutdown: CancellationToken,
     pub tasks: Tasks,
@@ -157,6 +158,11 @@ impl Coordinator {
         &self.0.limits
     }
 
+    /// Held while a node's standing is read into memory.
+    pub(crate) fn learning(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.learning
+    }
+
     /// Plans of nodes may have changed.
     pub(crate) fn plans_changed(&self) {
         self.0.plans.send_modify(|count| *count += 1);
@@ -226,7 +232,7 @@ impl Coordinator {
     /// Gives workers to runs again.
     pub(crate) fn reallocate(&self) {
         let runs = self.live_runs();
-        let wants: Vec<Wants> = runs
+        let mut wants: Vec<Wants> = runs
             .iter()
             .map(|run| {
                 let state = run.state();
@@ -247,11 +253,16 @@ impl Coordinator {
             })
             .collect();
         let now_ms = self.clock().now_ms();
-        if self
-            .fleet()
-            .lock()
-            .allocate(&wants, now_ms, WORKER_SILENCE_MS)
-        {
+        let changed = {
+            let mut memory = self.fleet().lock();
+            let now_unix_ms = crate::clock::unix_ms();
+            for (want, run) in wants.iter_mut().zip(&runs) {
+                let barred = memory.barred_from(run.id, &run.spec, now_unix_ms);
+                want.left_out.extend(barred);
+            }
+            memory.allocate(&wants, now_ms, WORKER_SILENCE_MS)
+        };
+        if changed {
             for run in runs {
                 run.nudge();
             }

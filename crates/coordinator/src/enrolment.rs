@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use opengpu_rounds::Hash;
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Admission, NodeState};
+use crate::store::{Admission, Admitted, NodeState};
 
 /// Who may enrol. A token that was given must be good under every policy, and then admits at
 /// once: who made it has decided already.
@@ -38,6 +38,16 @@ impl EnrolmentPolicy {
             (None, Self::Invite) => None,
             (None, Self::Open) => Some(Admission::Without(NodeState::Active)),
             (None, Self::Approval) => Some(Admission::Without(NodeState::Pending)),
+        }
+    }
+
+    /// Whether an operator has let in a node that came in like this. Of those from before that
+    /// was remembered: yes, unless the installation lets anyone in.
+    pub(crate) fn has_approved(self, admitted: Admitted) -> bool {
+        match admitted {
+            Admitted::Token | Admitted::Approval => true,
+            Admitted::Before => self != Self::Open,
+            Admitted::Open => false,
         }
     }
 }

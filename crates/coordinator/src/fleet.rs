@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use opengpu_protocol::standing::Against;
 use opengpu_protocol::wire::{Machine, Offer, Report};
 use opengpu_rounds::{NodeId, RunId, WorkerId};
 
@@ -26,6 +27,14 @@ pub struct NodeMemory {
     pub state: NodeState,
     /// How far its audits let it be trusted.
     pub standing: Standing,
+    /// Whether an operator let it in.
+    pub approved: bool,
+    /// The newest step of its standing that was counted.
+    pub newest_change: u64,
+    /// What is held against it.
+    pub against: Option<Against>,
+    /// Whether an appeal of its owner is open.
+    pub appeals: bool,
     /// Rises with each directive stream it opens; only the newest goes on.
     pub stream: u64,
     /// Whether its newest directive stream is open.
@@ -84,7 +93,7 @@ pub struct Wants {
     pub max_workers: u32,
     /// Workers that it knows.
     pub members: BTreeSet<WorkerId>,
-    /// Workers that it left out: they are given to other runs.
+    /// Workers that it left out or does not take: they are given to other runs.
     pub left_out: BTreeSet<WorkerId>,
 }
 
@@ -276,6 +285,10 @@ mod tests {
                     machine: Machine::default(),
                     state: NodeState::Active,
                     standing: Standing::default(),
+                    approved: true,
+                    newest_change: 0,
+                    against: None,
+                    appeals: false,
                     stream: 0,
                     connected: true,
                     account: None,

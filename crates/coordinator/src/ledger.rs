@@ -61,8 +61,8 @@ impl Signer {
         Ok(SignedHead { head, note })
     }
 
-    /// The receipt for the accepted update of an assignment, or for its rejection with `code`;
-    /// None if the ledger has none.
+    /// The receipt for the accepted update of an assignment, or for its rejection or correction
+    /// with `code`; None if the ledger has none.
     pub async fn receipt(
         &self,
         store: &Store,
@@ -102,7 +102,7 @@ impl Signer {
     }
 }
 
-/// Whether a line is an accepted update, or the rejection with this code.
+/// Whether a line is an accepted update, or the rejection or the correction with this code.
 fn is(found: &LedgerLine, wanted: Option<&str>) -> bool {
     let Ok(entry) = line::read(found.line.as_bytes()) else {
         return false;
@@ -110,6 +110,7 @@ fn is(found: &LedgerLine, wanted: Option<&str>) -> bool {
     match (entry.kind, wanted) {
         (EntryKind::Accepted { .. }, None) => true,
         (EntryKind::Rejected { code, .. }, Some(wanted)) => code.as_str() == wanted,
+        (EntryKind::Corrected { reason, .. }, Some(wanted)) => reason.as_str() == wanted,
         _ => false,
     }
 }

@@ -15,6 +15,7 @@ pub mod clock;
 mod connections;
 mod coordinator;
 mod driver;
+mod eligible;
 mod enrolment;
 mod export;
 pub mod fleet;

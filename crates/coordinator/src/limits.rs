@@ -138,6 +138,7 @@ pub struct Limits {
     requests: Buckets<NodeId>,
     account_requests: Buckets<u64>,
     claims: Buckets<()>,
+    appeals: Buckets<NodeId>,
 }
 
 impl Limits {
@@ -150,6 +151,8 @@ impl Limits {
             account_requests: Buckets::new(settings.account_requests, MOST_BUCKETS, 0),
             // Ten guesses a minute at 2^40 codes that live for 15 minutes are no danger.
             claims: Buckets::new(Rate::new(30, 10), 1, ()),
+            // Each is read by a person, and there is one for each change.
+            appeals: Buckets::new(Rate::new(5, 1), MOST_BUCKETS, NodeId(0)),
         }
     }
 
@@ -171,6 +174,11 @@ impl Limits {
     /// A node of this account asked.
     pub fn account_request(&self, account: u64) -> Result<(), TooOften> {
         self.account_requests.take(account)
+    }
+
+    /// The owner of a node appeals.
+    pub fn appeal(&self, node: NodeId) -> Result<(), TooOften> {
+        self.appeals.take(node)
     }
 
     /// Somebody enters a code to claim a node with.

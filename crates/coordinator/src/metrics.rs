@@ -53,6 +53,8 @@ pub struct Metrics {
     pub audit_trainings: Family<ByLabel, Counter>,
     /// Audits in which the node that trained again was contradicted by a third.
     pub audits_contradicted: Counter,
+    /// Changes of nodes' standing, by code.
+    pub standing_changes: Family<CodeLabel, Counter>,
     /// Rounds merged.
     pub rounds_merged: Counter,
     /// Rounds closed without a merge.
@@ -92,6 +94,7 @@ impl Metrics {
             audits: Family::default(),
             audit_trainings: Family::default(),
             audits_contradicted: Counter::default(),
+            standing_changes: Family::default(),
             rounds_merged: Counter::default(),
             rounds_abandoned: Counter::default(),
             merge_seconds: seconds(),
@@ -140,6 +143,11 @@ impl Metrics {
             "audits_contradicted",
             "Audits in which a third contradicted the node that trained again",
             self.audits_contradicted.clone(),
+        );
+        r.register(
+            "standing_changes",
+            "Changes of nodes' standing",
+            self.standing_changes.clone(),
         );
         r.register("rounds_merged", "Rounds merged", self.rounds_merged.clone());
         r.register(

@@ -1,9 +1,13 @@
 //! What a node should be doing, whole, from the runs' states and the fleet's memory.
 
+use std::sync::Arc;
+
+use opengpu_protocol::standing::NoWork;
 use opengpu_protocol::wire::{AssignmentPlan, Drawn, Outcome, Plan, RunPlan, Verdict, WorkerPlan};
-use opengpu_rounds::{NodeId, WorkerId};
+use opengpu_rounds::{NodeId, Phase, WorkerId};
 
 use crate::Coordinator;
+use crate::clock::unix_ms;
 use crate::driver::{LiveRun, drawn};
 use crate::fleet::may_work;
 use crate::store::NodeState;
@@ -13,9 +17,15 @@ const VERDICTS: usize = 16;
 
 /// The plan of a node; None: there is no such node, or it is banned.
 pub fn plan_of(coordinator: &Coordinator, node: NodeId) -> Option<Plan> {
-    let (state, workers) = {
+    let runs = coordinator.live_runs();
+    let (state, standing, barred, workers) = {
         let memory = coordinator.fleet().lock();
-        let state = memory.nodes.get(&node)?.state;
+        let known = memory.nodes.get(&node)?;
+        let (state, now_unix_ms) = (known.state, unix_ms());
+        let barred: Vec<_> = runs
+            .iter()
+            .map(|run| known.barred_from(node, run.id, &run.spec, now_unix_ms))
+            .collect();
         let workers: Vec<_> = memory
             .workers_of(node)
             .into_iter()
@@ -24,11 +34,13 @@ pub fn plan_of(coordinator: &Coordinator, node: NodeId) -> Option<Plan> {
                 Some((id, worker.device, worker.run))
             })
             .collect();
-        (state, workers)
+        (state, known.standing_plan(), barred, workers)
     };
     if state == NodeState::Banned {
         return None;
     }
+    let idle = state == NodeState::Active && workers.iter().all(|(_, _, run)| run.is_none());
+    let no_work = idle.then(|| taken_by_none(&runs, barred)).flatten();
     let now_ms = coordinator.clock().now_ms();
     let workers = workers
         .into_iter()
@@ -48,8 +60,19 @@ pub fn plan_of(coordinator: &Coordinator, node: NodeId) -> Option<Plan> {
         node,
         draining: state == NodeState::Draining,
         pending: state == NodeState::Pending,
+        standing: Some(standing),
+        no_work,
         workers,
     })
+}
+
+/// Why none of the runs that go on takes a node, given why each of all runs does not.
+fn taken_by_none(runs: &[Arc<LiveRun>], barred: Vec<Option<NoWork>>) -> Option<NoWork> {
+    let goes_on = |run: &LiveRun| !run.is_over() && run.state().phase() != Phase::Draft;
+    let reasons = runs.iter().zip(barred).filter(|(run, _)| goes_on(run));
+    let mut reasons = reasons.map(|(_, why)| why);
+    let first = reasons.next()??;
+    reasons.all(|why| why.is_some()).then_some(first)
 }
 
 fn run_plan(run: &LiveRun, worker: WorkerId, now_ms: u64) -> Option<RunPlan> {

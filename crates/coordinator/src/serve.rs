@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
-use opengpu_rounds::Hash;
+use opengpu_rounds::{Hash, NodeId};
 use opengpu_trainer_protocol::{SharedFolder, TrainerCommand};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -29,7 +29,7 @@ use crate::home::{Home, JOIN_TOKEN, OPERATOR_TOKEN, new_token};
 use crate::ledger::Signer;
 use crate::limits::{LimitSettings, Limits};
 use crate::metrics::Metrics;
-use crate::store::{AccountRecord, LOCAL_LABEL, Store};
+use crate::store::{AccountRecord, ChangeRecord, LOCAL_LABEL, STEPS, Store};
 use crate::tasks::Tasks;
 use crate::trainer::Trainer;
 
@@ -117,6 +117,7 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
         evaluations,
         audits,
         plans: watch::Sender::new(0),
+        learning: Default::default(),
         ready: false.into(),
         shutdown: settings.shutdown.child_token(),
         tasks: Tasks::new(),
@@ -131,6 +132,9 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
     coordinator
         .tasks()
         .spawn(crate::caretaker::collect_blobs(coordinator.clone()));
+    coordinator
+        .tasks()
+        .spawn(crate::caretaker::note_decay(coordinator.clone()));
     let measuring = tokio::spawn(measure(store, blobs, trainer, shared, queue));
     let extra = settings
         .extra_routes
@@ -264,6 +268,9 @@ async fn learn_nodes(coordinator: &Coordinator) -> anyhow::Result<()> {
     let accounts: BTreeMap<u64, AccountRecord> = accounts.map(|owner| (owner.id, owner)).collect();
     let standings = coordinator.store().standings().await?;
     let standings: std::collections::BTreeMap<_, _> = standings.into_iter().collect();
+    let newest_change = coordinator.store().newest_change().await?;
+    let policy = coordinator.enrolment();
+    let pasts = pasts(coordinator).await?;
     let mut memory = coordinator.fleet().lock();
     for node in nodes {
         coordinator.signatures().learn(&node);
@@ -272,16 +279,33 @@ async fn learn_nodes(coordinator: &Coordinator) -> anyhow::Result<()> {
             machine: node.machine,
             state: node.state,
             standing: standings.get(&node.id).copied().unwrap_or_default(),
+            approved: policy.has_approved(node.admitted),
+            newest_change,
+            against: None,
+            appeals: false,
             stream: 0,
             connected: false,
             account: node.account.and_then(|id| accounts.get(&id).cloned()),
         };
-        memory.nodes.insert(node.id, known);
+        let known = memory.nodes.entry(node.id).or_insert(known);
+        if let Some(past) = pasts.get(&node.id) {
+            known.hear(past);
+        }
     }
     for worker in workers {
         memory.remember(worker.id, worker.node, worker.device, worker.offer);
     }
     Ok(())
+}
+
+/// The steps of the nodes that something was ever held against.
+async fn pasts(coordinator: &Coordinator) -> anyhow::Result<BTreeMap<NodeId, Vec<ChangeRecord>>> {
+    let store = coordinator.store();
+    let mut pasts = BTreeMap::new();
+    for node in store.nodes_with_a_past().await? {
+        pasts.insert(node, store.changes_of(node, STEPS).await?);
+    }
+    Ok(pasts)
 }
 
 async fn open_runs(coordinator: &Coordinator) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ use opengpu_protocol::wire::{NodeView, RoundView, RunView, WorkerView};
 use opengpu_rounds::{Hash, Member, NodeId, Outcome, RoundSummary, Run, WorkerId};
 
 use crate::Coordinator;
+use crate::clock::unix_ms;
 use crate::driver::{LiveRun, sight};
 use crate::fleet::Memory;
 
@@ -152,10 +153,18 @@ pub fn node_view(coordinator: &Coordinator, node: NodeId) -> Option<NodeView> {
         let mine = state.members().filter(|(_, member)| member.node == node);
         mine.map(|(_, member)| member.credited_tokens).sum()
     };
+    let standing = known.standing.level_at(unix_ms());
     Some(NodeView {
         node,
         name: known.name,
         state: known.state.as_str().to_owned(),
+        standing,
+        reason: known
+            .against
+            .filter(|_| standing.is_held_against())
+            .map(|against| against.reason),
+        appeals: known.appeals,
+        approved: known.approved || known.standing.vouched,
         vouched: known.standing.vouched,
         audits_passed: known.standing.passed,
         audits_failed: known.standing.failed,

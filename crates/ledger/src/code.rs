@@ -15,6 +15,9 @@ pub struct Code(String);
 #[error("a code is 1 to 64 of a-z, 0-9 and _, beginning with a letter")]
 pub struct NotACode;
 
+/// Why a correction gives back what another took: an operator found that the audit was wrong.
+pub const AUDIT_REVERSED: &str = "audit_reversed";
+
 impl Code {
     /// The code with this text.
     pub fn new(text: &str) -> Result<Self, NotACode> {

@@ -34,7 +34,7 @@ mod totals;
 pub mod tree;
 
 pub use append::{Appended, append};
-pub use code::{Code, NotACode};
+pub use code::{AUDIT_REVERSED, Code, NotACode};
 pub use entry::{Entry, EntryError, EntryKind, INTEGER_LIMIT};
 pub use export::{ExportCheck, ExportError, Verified, verify_export};
 pub use finite::{Finite, NotFinite};

@@ -13,7 +13,7 @@ use opengpu_protocol::sums::SumsBy;
 
 pub use account::AccountCommand;
 pub use key::KeyCommand;
-pub use node::{MakeToken, NodeCommand, NodeTarget, Token, TokenCommand};
+pub use node::{Judged, MakeToken, NodeCommand, NodeTarget, Token, TokenCommand};
 
 /// Train language models together on machines you own.
 #[derive(Parser)]
@@ -83,6 +83,18 @@ pub enum Command {
         after_help = "Examples:\n  opengpu claim\n  opengpu claim --json | jq -r .code\n\nIt is good once, for 15 minutes; the agent may run meanwhile."
     )]
     Claim,
+    /// How this machine's node stands, and what its owner says to that
+    #[command(
+        after_help = "Examples:\n  opengpu appeal                                       what is held against this node, and why\n  opengpu appeal --text 'The memory was bad; it is replaced.'\n\nEach change can be appealed once. The agent may run meanwhile, and need not."
+    )]
+    Appeal {
+        /// What the operator should know, at most 2000 characters
+        #[arg(long)]
+        text: Option<String>,
+        /// Against which change [default: the newest that is held against the node]
+        #[arg(long, value_name = "N", requires = "text")]
+        change: Option<u64>,
+    },
     /// The keys that this machine signs with
     #[command(
         subcommand,

@@ -103,6 +103,9 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Command::Node(command) => commands::node::run(&home, json, command).await,
         Command::Account(command) => commands::account::run(&home, json, command).await,
         Command::Claim => commands::account::claim(&home, json).await,
+        Command::Appeal { text, change } => {
+            commands::standing::run(&home, json, text, change).await
+        }
         Command::Key(command) => commands::key::run(&home, json, command).await,
         Command::Ledger(command) => commands::ledger::run(&home, json, command).await,
         Command::Generate(_) | Command::Simulate(_) | Command::Trainer => Ok(()),

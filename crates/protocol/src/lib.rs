@@ -10,6 +10,7 @@ pub mod possession;
 mod replay;
 mod run_spec;
 pub mod signing;
+pub mod standing;
 pub mod sums;
 mod tolerance;
 pub mod wire;
@@ -19,4 +20,6 @@ pub use client::{Client, ClientError};
 pub use download::{CHUNK_BYTES, Download};
 pub use ed25519_dalek::SigningKey;
 pub use replay::ReplayWindow;
-pub use run_spec::{Aggregator, Codec, RunSpec, SyncSettings, TrustSettings, outer_settings};
+pub use run_spec::{
+    Aggregator, Codec, Nodes, RunSpec, SyncSettings, TrustSettings, outer_settings,
+};

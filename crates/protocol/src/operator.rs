@@ -182,6 +182,22 @@ pub enum NodeAction {
 }
 
 impl NodeAction {
+    /// All there are.
+    pub const ALL: [Self; 7] = [
+        Self::Approve,
+        Self::Drain,
+        Self::Quarantine,
+        Self::Ban,
+        Self::Restore,
+        Self::Vouch,
+        Self::Distrust,
+    ];
+
+    /// The action with this word.
+    pub fn read(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|action| action.as_str() == word)
+    }
+
     /// As in the path.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,5 +1,6 @@
 //! The run file: what a researcher declares about a run, in TOML.
 
+use opengpu_rounds::standing::PROBATION_AUDITS;
 use opengpu_rounds::{AuditRules, RoundSettings};
 use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig};
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,29 @@ pub struct TrustSettings {
     /// The run goes back to a checkpoint by itself, without the workers whose updates did it, when
     /// a held-out loss is above the lowest one before it by more than this part of that; 0: never.
     pub rollback_above: f64,
+    /// Which nodes may take part. In runs with `inner.state = "carry"`, of which nothing can be
+    /// audited, only those that an operator let in, whatever this says.
+    #[serde(skip_serializing_if = "Nodes::is_anyone")]
+    pub nodes: Nodes,
+}
+
+/// Which nodes may take part in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nodes {
+    /// Each.
+    #[default]
+    Anyone,
+    /// Those that are out of probation, and not suspected.
+    Trusted,
+    /// Those that an operator vouches for.
+    Vouched,
+}
+
+impl Nodes {
+    fn is_anyone(&self) -> bool {
+        *self == Self::Anyone
+    }
 }
 
 impl Default for TrustSettings {
@@ -86,8 +110,9 @@ impl Default for TrustSettings {
             audit_rate: 0.1,
             audit_chunks: 8,
             audit_tolerance: None,
-            probation_audits: 3,
+            probation_audits: PROBATION_AUDITS,
             rollback_above: 0.1,
+            nodes: Nodes::Anyone,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What goes over the network as JSON. Durations, never clock times; ids are integers.
 
+use opengpu_rounds::standing::Level;
 use opengpu_rounds::{
     AssignmentId, BlockRange, Commitment, FeedbackId, Hash, NodeId, Revision, RunId, WorkerId,
 };
@@ -8,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::RunSpec;
 use crate::audits::AuditPlan;
+use crate::standing::{NoWork, StandingPlan};
 
 /// Version of this protocol; both sides name the range they speak at `hello`.
 pub const VERSION: u32 = 1;
@@ -102,6 +104,12 @@ pub struct Plan {
     /// Whether the node gets no work until an operator approves it.
     #[serde(default)]
     pub pending: bool,
+    /// How the node stands; older coordinators don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<StandingPlan>,
+    /// Why none of the runs that want workers takes the node, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_work: Option<NoWork>,
     /// One entry for each offered device.
     pub workers: Vec<WorkerPlan>,
 }
@@ -522,6 +530,18 @@ pub struct NodeView {
     pub name: String,
     /// `pending`, `active`, `draining`, `quarantined` or `banned`.
     pub state: String,
+    /// `probation`, `trusted`, `suspect`, `quarantined` or `banned`.
+    #[serde(default)]
+    pub standing: Level,
+    /// What is held against it, for a person.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Whether an appeal of its owner waits for an answer.
+    #[serde(default)]
+    pub appeals: bool,
+    /// Whether an operator let it in: by a token, by approval, or by vouching for it.
+    #[serde(default)]
+    pub approved: bool,
     /// Whether an operator vouches for it.
     #[serde(default)]
     pub vouched: bool,

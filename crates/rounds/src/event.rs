@@ -256,6 +256,16 @@ pub enum EventKind {
         /// Whom.
         worker: WorkerId,
     },
+    /// A person found that a failed audit was no failure: its worker has the credit again. Also
+    /// in runs that are over.
+    CreditReturned {
+        /// Of which update.
+        assignment: AssignmentId,
+        /// Whose.
+        worker: WorkerId,
+        /// How much the audit had taken.
+        tokens: u64,
+    },
     /// A person stopped the run while a merge was under way; it finishes with that merge.
     Stopping {
         /// Why.

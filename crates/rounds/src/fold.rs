@@ -199,6 +199,12 @@ impl Run {
                     member.left_out = None;
                 }
             }
+            EventKind::CreditReturned { worker, tokens, .. } => {
+                if let Some(member) = self.members.get_mut(worker) {
+                    member.credited_tokens = member.credited_tokens.saturating_add(*tokens);
+                    self.totals.tokens = self.totals.tokens.saturating_add(*tokens);
+                }
+            }
             EventKind::Stopping { reason } => self.stopping = Some(reason.clone()),
             EventKind::Finished { reason } => {
                 self.drop_waiting(&format!("the run finished: {reason}"));

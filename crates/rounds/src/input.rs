@@ -124,6 +124,16 @@ pub enum Input {
         /// Whom.
         worker: WorkerId,
     },
+    /// A person found that a failed audit was no failure. Asked once for each: whether it was
+    /// given back before is in the ledger, which alone has what was taken.
+    ReturnCredit {
+        /// Of which update.
+        assignment: AssignmentId,
+        /// Whose.
+        worker: WorkerId,
+        /// How much was taken.
+        tokens: u64,
+    },
     /// A person goes back to a checkpoint.
     RollBack {
         /// A revision in [`Run::checkpoints`], or its name in the present lineage.

@@ -28,6 +28,7 @@ mod run;
 mod settings;
 mod shared;
 pub mod simulation;
+pub mod standing;
 mod weight;
 
 pub use audit::{Audit, AuditBefore, AuditOutcome, AuditRules, Commitment, Finding};

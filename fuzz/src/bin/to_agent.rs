@@ -7,11 +7,13 @@ use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads
 use opengpu_protocol::audits::AuditPlan;
 use opengpu_protocol::identity::{AccountView, ClaimCode, KeyView};
 use opengpu_protocol::operator::{Exported, ExportedFile, LogEntry, Sampled, TokenMade, TokenView};
+use opengpu_protocol::standing::{Against, AppealOutcome, NoWork, StandingPlan};
 use opengpu_protocol::wire::{
     AssignmentPlan, BlobManifest, CheckpointRef, Drawn, Enrolled, ErrorBody, Evaluation, History,
     LedgerHead, LedgerProof, Machine, MergeRef, NodeView, Offered, Outcome, Plan, Reported,
     RoundView, RunPlan, RunView, Verdict, Welcome, WorkerPlan, WorkerView,
 };
+use opengpu_rounds::standing::Level;
 use opengpu_rounds::{
     AssignmentId, BlockRange, Event, EventKind, FeedbackId, NodeId, Regard, Revision, RunId,
     WorkerId,
@@ -195,6 +197,21 @@ fn plans() -> Vec<Seed> {
         node: NodeId(2),
         draining: false,
         pending: false,
+        standing: Some(StandingPlan {
+            standing: Level::Suspect,
+            against: Some(Against {
+                change: 3,
+                code: "not_opened".into(),
+                reason: "nothing was opened".into(),
+                reversed: false,
+                appeal: Some(AppealOutcome::Open),
+                note: None,
+            }),
+        }),
+        no_work: Some(NoWork {
+            code: "trusted_only".into(),
+            message: "run 4 takes trusted nodes alone".into(),
+        }),
         workers: vec![worker(0, Some(run)), worker(1, None)],
     };
     let merge = MergeRef {
@@ -244,6 +261,10 @@ fn views() -> Vec<Seed> {
         node: NodeId(2),
         name: "kitchen".into(),
         state: "active".into(),
+        standing: Level::Suspect,
+        reason: Some("nothing was opened".into()),
+        appeals: true,
+        approved: true,
         vouched: false,
         audits_passed: 12,
         audits_failed: 1,

@@ -63,6 +63,8 @@ pub struct Endpoint {
     pub within: Duration,
     /// Whether a node that waits for approval may call.
     pub pending: bool,
+    /// Whether a node that is banned may call.
+    pub banned: bool,
     /// Whether each request counts as an enrolment of its address.
     pub enrols: bool,
     /// The function.
@@ -93,6 +95,7 @@ impl Endpoint {
             query: &[],
             within: Duration::from_secs(60),
             pending: false,
+            banned: false,
             enrols: false,
             route: on(filter, handler),
         }
@@ -161,6 +164,12 @@ impl Endpoint {
     /// Nodes that wait for approval may call, too.
     pub fn for_pending(mut self) -> Self {
         self.pending = true;
+        self
+    }
+    /// Nodes that wait for approval or are banned may call, too.
+    pub fn for_whoever_signs(mut self) -> Self {
+        self.pending = true;
+        self.banned = true;
         self
     }
     /// Each request counts as an enrolment of its address.

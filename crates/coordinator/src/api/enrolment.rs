@@ -10,6 +10,7 @@ use super::error::{ApiError, ApiResult};
 use super::extract::Parsed;
 use crate::Coordinator;
 use crate::fleet::NodeMemory;
+use crate::standing::learn_standing;
 use crate::store::{Admission, EnrolError, NodeState};
 
 /// Nodes that may wait for approval at a time: what strangers can make the database keep.
@@ -106,6 +107,7 @@ fn refused(error: EnrolError) -> ApiError {
         EnrolError::Expired { .. } => "token_expired",
         EnrolError::Revoked => "token_revoked",
         EnrolError::KeyRevoked => "key_revoked",
+        EnrolError::Banned(_) => "banned",
         EnrolError::Store(_) => return ApiError::fault(&error.into()),
     };
     ApiError::forbidden(code, error.to_string())
@@ -120,16 +122,28 @@ async fn take_in(coordinator: &Coordinator, node: NodeId) -> ApiResult<NodeState
     let standing = coordinator.store().standing(node).await;
     let standing = standing.map_err(anyhow::Error::from)?;
     coordinator.signatures().learn(&record);
-    let mut memory = coordinator.fleet().lock();
-    let known = memory.nodes.entry(node).or_insert(NodeMemory {
-        name: record.name,
-        machine: record.machine,
-        state: record.state,
-        standing,
-        stream: 0,
-        connected: false,
-        // A node that is new here was claimed by nobody.
-        account: None,
-    });
-    Ok(known.state)
+    let approved = coordinator.enrolment().has_approved(record.admitted);
+    let (state, is_new) = {
+        let mut memory = coordinator.fleet().lock();
+        let is_new = !memory.nodes.contains_key(&node);
+        let known = memory.nodes.entry(node).or_insert(NodeMemory {
+            name: record.name,
+            machine: record.machine,
+            state: record.state,
+            standing,
+            approved,
+            newest_change: 0,
+            against: None,
+            appeals: false,
+            stream: 0,
+            connected: false,
+            // A node that is new here was claimed by nobody.
+            account: None,
+        });
+        (known.state, is_new)
+    };
+    if is_new {
+        learn_standing(coordinator, node).await?;
+    }
+    Ok(state)
 }

@@ -120,16 +120,21 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Parsed<T> {
     type Rejection = ApiError;
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let Content(body) = Content::from_request(request, state).await?;
-        match serde_json::from_slice(&body) {
-            Ok(value) => Ok(Self(value)),
-            Err(error) if error.is_data() => Err(ApiError::unacceptable(
-                "bad_body",
-                format!("the body is JSON, but not what this address takes: {error}"),
-            )),
-            Err(error) => Err(ApiError::bad_request(
-                "not_json",
-                format!("the body is not JSON: {error}"),
-            )),
-        }
+        parse(&body).map(Self)
+    }
+}
+
+/// A body as JSON.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    match serde_json::from_slice(body) {
+        Ok(value) => Ok(value),
+        Err(error) if error.is_data() => Err(ApiError::unacceptable(
+            "bad_body",
+            format!("the body is JSON, but not what this address takes: {error}"),
+        )),
+        Err(error) => Err(ApiError::bad_request(
+            "not_json",
+            format!("the body is not JSON: {error}"),
+        )),
     }
 }

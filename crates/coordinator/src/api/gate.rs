@@ -44,6 +44,8 @@ pub struct Gate {
     pub within: Duration,
     /// Whether a node that waits for approval may call.
     pub pending: bool,
+    /// Whether a node that is banned may call.
+    pub banned: bool,
     /// Whether each request counts as an enrolment of its address.
     pub enrols: bool,
 }
@@ -198,7 +200,7 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
         .map_err(|refusal| refuse(&refusal))?;
     let nodes = gate.coordinator.signatures();
     let keys = nodes
-        .keys_of(headers.node, named)
+        .keys_of(headers.node, named, gate.banned)
         .map_err(IntoResponse::into_response)?;
     let (hash, body) = match gate.body {
         // A payload's address names its hash, so that the signature is checked before a byte

@@ -18,6 +18,7 @@ mod nodes;
 mod openapi;
 mod runs;
 mod samples;
+mod standing;
 mod status;
 mod sums;
 mod table;
@@ -46,6 +47,7 @@ pub fn router(coordinator: &Coordinator, extra: Router) -> Router {
             body: endpoint.body,
             within: endpoint.within,
             pending: endpoint.pending,
+            banned: endpoint.banned,
             enrols: endpoint.enrols,
         };
         api = api.route(

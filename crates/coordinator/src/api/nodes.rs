@@ -2,13 +2,15 @@
 
 use axum::Json;
 use axum::extract::State;
+use opengpu_protocol::operator::NodeAction;
+use opengpu_protocol::standing::{ActionReason, LONGEST_TEXT};
 use opengpu_protocol::wire::NodeView;
-use opengpu_rounds::{Input, NodeId};
+use opengpu_rounds::{Input, NodeId, RunId};
 
 use super::error::{ApiError, ApiResult};
-use super::extract::Segments;
+use super::extract::{Content, Segments, parse};
 use crate::Coordinator;
-use crate::store::NodeState;
+use crate::store::TellError;
 use crate::view::node_view;
 
 /// `GET /v1/nodes`
@@ -36,117 +38,99 @@ pub async fn view(
 pub async fn act(
     State(coordinator): State<Coordinator>,
     Segments((node, action)): Segments<(NodeId, String)>,
+    Content(body): Content,
 ) -> ApiResult<Json<NodeView>> {
-    if let "vouch" | "distrust" = action.as_str() {
-        return vouch(&coordinator, node, action == "vouch").await;
-    }
-    let state = match action.as_str() {
-        "drain" => NodeState::Draining,
-        "quarantine" => NodeState::Quarantined,
-        "ban" => NodeState::Banned,
-        "restore" | "approve" => NodeState::Active,
-        _ => {
-            return Err(ApiError::not_found(
-                "unknown_action",
-                format!(
-                    "`{action}` is none of approve, drain, quarantine, ban, restore, vouch, distrust"
-                ),
-            ));
-        }
+    let Some(action) = NodeAction::read(&action) else {
+        let known = NodeAction::ALL.map(NodeAction::as_str).join(", ");
+        return Err(ApiError::not_found(
+            "unknown_action",
+            format!("`{action}` is none of {known}, review"),
+        ));
     };
-    // Whoever was not looked at yet is approved or banned, never let in by another word.
-    let from: &[NodeState] = match action.as_str() {
-        "approve" => &[NodeState::Pending],
-        "ban" => &NodeState::ALL,
-        _ => &NodeState::LOOKED_AT,
+    // What an older command sends has no body.
+    let told: ActionReason = match body.is_empty() {
+        true => ActionReason::default(),
+        false => parse(&body)?,
     };
+    let reason = told.reason.as_deref().map(bounded).transpose()?;
+    let reason = reason.filter(|reason| !reason.is_empty());
     let store = coordinator.store();
-    if !store
-        .set_node_state(node, from, state)
-        .await
-        .map_err(anyhow::Error::from)?
-    {
-        return Err(unfit(&coordinator, node, &action));
-    }
     store
-        .audit("operator", &format!("node.{action}"), &node.to_string())
+        .tell_node(node, action, reason)
+        .await
+        .map_err(refused)?;
+    let detail = match reason {
+        Some(reason) => format!("{node}: {reason}"),
+        None => node.to_string(),
+    };
+    store
+        .audit("operator", &format!("node.{}", action.as_str()), &detail)
         .await
         .map_err(anyhow::Error::from)?;
-    coordinator.signatures().set_state(node, state);
-    if let Some(known) = coordinator.fleet().lock().nodes.get_mut(&node) {
-        known.state = state;
-    }
-    if action == "restore" {
-        readmit(&coordinator, node).await;
-    }
-    coordinator.reallocate();
-    crate::caretaker::send_away_all(&coordinator).await;
-    coordinator.plans_changed();
-    node_view(&coordinator, node)
-        .map(Json)
-        .ok_or_else(|| unknown(node))
+    let everywhere = coordinator.live_runs().iter().map(|run| run.id).collect();
+    let back = (action == NodeAction::Restore).then_some(everywhere);
+    settle(&coordinator, node, back).await
 }
 
-/// Takes the workers of a node back into the runs that left them out.
-async fn readmit(coordinator: &Coordinator, node: NodeId) {
-    for run in coordinator.live_runs() {
-        let left_out: Vec<_> = {
-            let state = run.state();
-            let members = state.members();
-            let of_node = members.filter(|(_, m)| m.node == node && m.left_out.is_some());
-            of_node.map(|(worker, _)| worker).collect()
-        };
-        for worker in left_out {
-            if let Err(error) = run.ask(Input::Readmit { worker }, None).await {
-                tracing::warn!(run = %run.id, %worker, %error, "a worker could not be taken back");
-            }
-        }
+/// A text for people, of bounded length.
+pub(super) fn bounded(text: &str) -> ApiResult<&str> {
+    let text = text.trim();
+    let length = text.chars().count();
+    if length > LONGEST_TEXT {
+        return Err(ApiError::unacceptable(
+            "bad_reason",
+            format!("a reason or a note has at most {LONGEST_TEXT} characters, not {length}"),
+        ));
     }
+    Ok(text)
 }
 
-/// Why an action changed nothing: there is no such node, or it is in another state.
-fn unfit(coordinator: &Coordinator, node: NodeId, action: &str) -> ApiError {
-    let known = node_view(coordinator, node);
-    match known.map(|view| view.state) {
-        None => unknown(node),
-        Some(state) if state == NodeState::Pending.as_str() => ApiError::conflict(
-            "pending",
-            format!("node {node} waits for approval: `opengpu node approve {node}`, or ban it"),
-        ),
-        Some(state) => ApiError::conflict(
-            "not_pending",
-            format!("node {node} is {state}; {action} is for nodes that wait for approval"),
-        ),
-    }
-}
-
-/// Says whether the operator vouches for a node.
-async fn vouch(
+/// Does what follows from a node's new standing; its workers take part again in the runs `back`
+/// if these left them out.
+pub(super) async fn settle(
     coordinator: &Coordinator,
     node: NodeId,
-    vouched: bool,
+    back: Option<Vec<RunId>>,
 ) -> ApiResult<Json<NodeView>> {
-    if !coordinator.fleet().lock().nodes.contains_key(&node) {
-        return Err(unknown(node));
-    }
-    let store = coordinator.store();
-    store
-        .set_vouched(node, vouched)
-        .await
-        .map_err(anyhow::Error::from)?;
-    let action = if vouched {
-        "node.vouch"
-    } else {
-        "node.distrust"
-    };
-    store
-        .audit("operator", action, &node.to_string())
-        .await
-        .map_err(anyhow::Error::from)?;
     crate::standing::learn_standing(coordinator, node).await?;
+    for run in back.unwrap_or_default() {
+        readmit(coordinator, node, run).await;
+    }
+    coordinator.reallocate();
+    crate::caretaker::send_away_all(coordinator).await;
+    coordinator.plans_changed();
     node_view(coordinator, node)
         .map(Json)
         .ok_or_else(|| unknown(node))
+}
+
+/// Takes the workers of a node back into a run that left them out.
+async fn readmit(coordinator: &Coordinator, node: NodeId, run: RunId) {
+    let Some(run) = coordinator.run(run) else {
+        return;
+    };
+    let left_out: Vec<_> = {
+        let state = run.state();
+        let members = state.members();
+        let of_node = members.filter(|(_, m)| m.node == node && m.left_out.is_some());
+        of_node.map(|(worker, _)| worker).collect()
+    };
+    for worker in left_out {
+        if let Err(error) = run.ask(Input::Readmit { worker }, None).await {
+            tracing::warn!(run = %run.id, %worker, %error, "a worker could not be taken back");
+        }
+    }
+}
+
+fn refused(error: TellError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        TellError::Unknown(node) => unknown(node),
+        TellError::Pending(_) => ApiError::conflict("pending", message),
+        TellError::NotPending { .. } => ApiError::conflict("not_pending", message),
+        TellError::Illegal { .. } => ApiError::conflict("shut_out", message),
+        TellError::Store(error) => ApiError::fault(&error.into()),
+    }
 }
 
 pub(super) fn unknown(node: NodeId) -> ApiError {

@@ -8,6 +8,10 @@ use opengpu_protocol::operator::{
     Exported, ExportedFile, LogEntry, RollbackRequest, SampleRequest, Sampled, TokenMade,
     TokenRequest, TokenState, TokenView,
 };
+use opengpu_protocol::standing::{
+    ActionReason, Against, AppealOutcome, AppealRequest, AppealView, ChangeView, Evidence, NoWork,
+    ReviewRequest, StandingPlan, StandingView,
+};
 use opengpu_protocol::sums::{LedgerSum, SumsRebuilt};
 use opengpu_protocol::wire::{
     Activity, AssignmentPlan, BlobManifest, CheckpointRef, DatasetManifest, Drawn, Enrol, Enrolled,
@@ -16,6 +20,7 @@ use opengpu_protocol::wire::{
     TokenShards, UpdateNotice, Verdict, Welcome, WorkerPlan, WorkerView,
 };
 use opengpu_protocol::{RunSpec, SyncSettings, TrustSettings};
+use opengpu_rounds::standing::{Cause, Level};
 use opengpu_rounds::{
     AssignmentId, BlockRange, Commitment, Event, EventKind, FeedbackId, Hash, NodeId, Revision,
     RoundSettings, RunId, WorkerId,
@@ -36,6 +41,7 @@ pub fn all() -> Vec<(&'static str, Value)> {
     all.extend(operator());
     all.extend(identity());
     all.extend(sums());
+    all.extend(standing());
     all
 }
 
@@ -84,6 +90,21 @@ fn agent() -> Vec<(&'static str, Value)> {
         node: NodeId(1),
         draining: false,
         pending: false,
+        standing: Some(StandingPlan {
+            standing: Level::Suspect,
+            against: Some(Against {
+                change: 4,
+                code: "not_opened".into(),
+                reason: "the chunks that were drawn of it were not opened within 90 s".into(),
+                reversed: false,
+                appeal: Some(AppealOutcome::Upheld),
+                note: Some("twice in a week".into()),
+            }),
+        }),
+        no_work: Some(NoWork {
+            code: "trusted_only".into(),
+            message: "run 1 takes only nodes that passed 3 audits lately, …".into(),
+        }),
         workers: vec![WorkerPlan {
             worker: WorkerId(1),
             device: 0,
@@ -274,6 +295,10 @@ fn operator() -> Vec<(&'static str, Value)> {
                 node: NodeId(1),
                 name: "attic".into(),
                 state: "active".into(),
+                standing: Level::Suspect,
+                reason: Some("the chunks that were drawn of it were not opened".into()),
+                appeals: true,
+                approved: true,
                 vouched: false,
                 audits_passed: 12,
                 audits_failed: 0,
@@ -405,6 +430,65 @@ fn identity() -> Vec<(&'static str, Value)> {
             value(Claim {
                 code: "K7Q0-M1TB".into(),
                 account: "alice".into(),
+            }),
+        ),
+    ]
+}
+
+fn standing() -> Vec<(&'static str, Value)> {
+    let change = ChangeView {
+        change: 4,
+        age_seconds: 3600,
+        from: Level::Trusted,
+        to: Level::Quarantined,
+        cause: Cause::Proof,
+        by: "coordinator".into(),
+        code: "progress_differs".into(),
+        reason: "its progress differs from what training its assignment again gives: …".into(),
+        evidence: Some(Evidence {
+            run: RunId(1),
+            assignment: Some(AssignmentId(9)),
+            round: Some(3),
+            measured: Some(0.52),
+            allowed: Some(0.07),
+            entry: Some(17),
+        }),
+        reversed_by: Some(5),
+        appeal: Some(AppealView {
+            text: "the memory was bad; it is replaced".into(),
+            age_seconds: 1800,
+            outcome: AppealOutcome::Reversed,
+            note: Some("seen".into()),
+        }),
+    };
+    vec![
+        (
+            "StandingView",
+            value(StandingView {
+                node: NodeId(1),
+                standing: Level::Quarantined,
+                changes: vec![change],
+            }),
+        ),
+        (
+            "AppealRequest",
+            value(AppealRequest {
+                change: Some(4),
+                text: "the memory was bad; it is replaced".into(),
+            }),
+        ),
+        (
+            "ReviewRequest",
+            value(ReviewRequest {
+                change: Some(4),
+                reverse: true,
+                note: "seen".into(),
+            }),
+        ),
+        (
+            "ActionReason",
+            value(ActionReason {
+                reason: Some("it sends nonsense".into()),
             }),
         ),
     ]

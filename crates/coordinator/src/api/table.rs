@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::endpoint::{Access, BodyRule, Endpoint};
 use super::{
-    accounts, audits, blobs, datasets, directives, enrolment, keys, ledger, nodes, runs, status,
-    sums, tokens, updates, workers,
+    accounts, audits, blobs, datasets, directives, enrolment, keys, ledger, nodes, runs, standing,
+    status, sums, tokens, updates, workers,
 };
 
 /// Bytes of a small JSON body.
@@ -76,6 +76,15 @@ fn agent() -> Vec<Endpoint> {
             .says("A short code with which the operator gives this node to an account: good once, for 15 minutes, until the next one. Also for nodes that wait for approval.")
             .for_pending()
             .answers("ClaimCode"),
+        Endpoint::get("/v1/standing", Node, standing::own)
+            .says("How this node stands and what brought it there. Also for nodes that are banned or wait for approval.")
+            .for_whoever_signs()
+            .answers("StandingView"),
+        Endpoint::post("/v1/appeals", Node, standing::appeal)
+            .says("What the owner of this node says to a change of its standing, once for each. Also for nodes that are banned or wait for approval.")
+            .for_whoever_signs()
+            .reads("AppealRequest", SMALL)
+            .answers("StandingView"),
         Endpoint::put("/v1/workers/{device}", Node, workers::offer)
             .says("A device of this node is ready to work; the same device is always the same worker.")
             .reads("Offer", SMALL)
@@ -148,7 +157,7 @@ fn ledgers() -> Vec<Endpoint> {
             NodeOrOperator,
             ledger::receipt,
         )
-        .says("The receipt for an accepted update, or with `code` for one that was rejected with that code: its entry, and the proof that it is in the ledger.")
+        .says("The receipt for an accepted update, or with `code` for its rejection or correction with that code: its entry, and the proof that it is in the ledger.")
         .asks(&["code"])
         .answers("text/plain"),
         Endpoint::get(
@@ -238,7 +247,15 @@ fn operator_rest() -> Vec<Endpoint> {
             .says("Revokes a key of a node for ever; a node without keys must enrol anew.")
             .answers("[KeyView]"),
         Endpoint::post("/v1/nodes/{node}/{action}", Operator, nodes::act)
-            .says("Tells a node's place: `approve`, `drain`, `quarantine`, `ban` or `restore`, and whether the operator vouches for it: `vouch` or `distrust`.")
+            .says("Tells a node's place: `approve`, `drain`, `quarantine`, `ban` or `restore`, and whether the operator vouches for it: `vouch` or `distrust`. The body, with a reason for the node's owner, may be missing.")
+            .reads("ActionReason", SMALL)
+            .answers("NodeView"),
+        Endpoint::get("/v1/nodes/{node}/standing", Operator, standing::of)
+            .says("How a node stands and what brought it there, with appeals.")
+            .answers("StandingView"),
+        Endpoint::post("/v1/nodes/{node}/review", Operator, standing::review)
+            .says("Answers what is held against a node: it stays, or it was wrong. Then the node stands as before, and has the credit again that a failed audit took.")
+            .reads("ReviewRequest", SMALL)
             .answers("NodeView"),
         Endpoint::post("/v1/tokens", Operator, tokens::make)
             .says("Makes an enrolment token; it is shown only once.")

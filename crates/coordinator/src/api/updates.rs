@@ -16,6 +16,7 @@ use super::intake::{drain, store};
 use super::runs::find;
 use super::workers::check;
 use crate::Coordinator;
+use crate::clock::unix_ms;
 use crate::driver::{LiveRun, Rejection, drawn};
 use crate::plan;
 
@@ -65,6 +66,10 @@ async fn take(
     }
     let limit = run.payload_limit() as u64;
     let (parts, body) = request.into_parts();
+    if let Err(refusal) = taken(coordinator, run, node) {
+        drain(body, SMALL_BODY).await;
+        return Err(refusal);
+    }
     if let Some(bytes) = declared_length(&parts.headers)
         && bytes > limit
     {
@@ -83,6 +88,17 @@ async fn take(
     store(coordinator, hash, body, limit).await?;
     coordinator.checker().check(coordinator, run, hash).await?;
     Ok(())
+}
+
+/// Refuses the work of a node that the run does not take.
+fn taken(coordinator: &Coordinator, run: &LiveRun, node: NodeId) -> ApiResult<()> {
+    let memory = coordinator.fleet().lock();
+    let known = memory.nodes.get(&node);
+    let barred = known.and_then(|known| known.barred_from(node, run.id, &run.spec, unix_ms()));
+    match barred {
+        Some(why) => Err(ApiError::forbidden(&why.code, why.message)),
+        None => Ok(()),
+    }
 }
 
 /// The answer to a refused update, given once its line is in the ledger, if it is a verdict on
@@ -188,6 +204,10 @@ pub async fn post(
 ) -> ApiResult<Json<Verdict>> {
     check(&coordinator, node, notice.worker)?;
     let run = find(&coordinator, run)?;
+    if let Err(refusal) = taken(&coordinator, &run, node) {
+        note_refusal(&coordinator, &run, notice.worker, &refusal.message);
+        return Err(refusal);
+    }
     let bytes = match payload_is_here(&coordinator, &run, notice.payload).await {
         Ok(bytes) => bytes,
         Err(refusal) => {

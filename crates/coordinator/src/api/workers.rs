@@ -8,6 +8,7 @@ use opengpu_rounds::{Input, WorkerId};
 use super::error::{ApiError, ApiResult};
 use super::extract::{Parsed, Segments, SignedNode};
 use crate::Coordinator;
+use crate::clock::unix_ms;
 use crate::driver::{LiveRun, is_over};
 
 /// Devices that one node may offer.
@@ -94,7 +95,7 @@ pub async fn report(
     if free {
         coordinator.reallocate();
     }
-    if ready {
+    if ready && is_taken(&coordinator, &run, node, worker) {
         take_in(&run, node, worker, &report).await?;
     }
     if changed {
@@ -102,6 +103,22 @@ pub async fn report(
     }
     run.changed();
     Ok(Json(Reported { resync }))
+}
+
+/// Whether the run takes the node. It was given no work then; its standing changed just now.
+fn is_taken(
+    coordinator: &Coordinator,
+    run: &LiveRun,
+    node: opengpu_rounds::NodeId,
+    worker: WorkerId,
+) -> bool {
+    let memory = coordinator.fleet().lock();
+    let known = memory.nodes.get(&node);
+    let barred = known.and_then(|known| known.barred_from(node, run.id, &run.spec, unix_ms()));
+    if let Some(why) = &barred {
+        tracing::info!(run = %run.id, %worker, code = why.code, message = why.message, "not taken in");
+    }
+    barred.is_none()
 }
 
 /// A worker that holds the weights takes part, and says when its error feedback was lost.

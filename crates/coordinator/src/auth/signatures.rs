@@ -108,18 +108,23 @@ impl Signatures {
 
     /// The keys that a request of this node may be signed with, if it may speak: the one that
     /// the request names, also if it was revoked, or else all that were not.
-    pub fn keys_of(&self, node: NodeId, named: Option<Hash>) -> Result<Vec<Hash>, ApiError> {
+    pub fn keys_of(
+        &self,
+        node: NodeId,
+        named: Option<Hash>,
+        also_banned: bool,
+    ) -> Result<Vec<Hash>, ApiError> {
         let Some(known) = self.known(node) else {
             return Err(ApiError::unauthorised(
                 "unknown_node",
                 format!("there is no node {node} here; enrol this machine again"),
             ));
         };
-        if known.state() == NodeState::Banned {
+        if known.state() == NodeState::Banned && !also_banned {
             return Err(ApiError::forbidden(
                 "banned",
                 format!(
-                    "node {node} is banned; only the operator of this coordinator can restore it"
+                    "node {node} is banned; only the operator of this coordinator can restore it, and `opengpu appeal` tells why and asks him to"
                 ),
             ));
         }

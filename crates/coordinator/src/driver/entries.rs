@@ -1,12 +1,12 @@
 //! What a run's events write into its ledger.
 
 use anyhow::Context;
-use opengpu_ledger::{Code, Entry, EntryKind, Finite};
-use opengpu_rounds::{AssignmentId, AuditOutcome, Event, EventKind, Finding};
+use opengpu_ledger::{AUDIT_REVERSED, Code, Entry, EntryKind, Finite};
+use opengpu_rounds::{AssignmentId, AuditOutcome, Event, EventKind, Finding, WorkerId};
 
 use super::LiveRun;
 use crate::clock::unix_ms;
-use crate::store::Store;
+use crate::store::{LedgerLine, Store};
 
 /// The entries of these events, which are not folded into the run yet.
 pub async fn entries(store: &Store, run: &LiveRun, events: &[Event]) -> anyhow::Result<Vec<Entry>> {
@@ -46,6 +46,12 @@ pub async fn entries(store: &Store, run: &LiveRun, events: &[Event]) -> anyhow::
                 finding,
                 ..
             } => entries.extend(audited(store, run, *assignment, finding).await?),
+            EventKind::CreditReturned { assignment, .. } => {
+                let taken = taken(store, run, *assignment).await?;
+                if let Some(taken) = taken {
+                    entries.push(taken.returned()?);
+                }
+            }
             _ => {}
         }
     }
@@ -60,13 +66,7 @@ async fn audited(
     assignment: AssignmentId,
     finding: &Finding,
 ) -> anyhow::Result<Vec<Entry>> {
-    let lines = store.ledger_of(run.id, assignment).await?;
-    let mut lines = lines.into_iter();
-    let accepted = lines.find_map(|found| {
-        let entry = opengpu_ledger::line::read(found.line.as_bytes()).ok()?;
-        let is_credit = matches!(entry.kind, EntryKind::Accepted { .. });
-        is_credit.then_some((found.number, entry))
-    });
+    let accepted = credit(&read(store, run, assignment).await?);
     // Updates from before there was a ledger are not audited.
     let Some((number, accepted)) = accepted else {
         return Ok(Vec::new());
@@ -94,4 +94,86 @@ async fn audited(
         entries.push(correction);
     }
     Ok(entries)
+}
+
+/// What a failed audit took of an update's credit, and nobody gave back yet.
+pub struct Taken {
+    number: u64,
+    accepted: Entry,
+    /// Tokens.
+    pub tokens: u64,
+    megaflops: u64,
+}
+
+impl Taken {
+    /// Whose it was.
+    pub fn worker(&self) -> WorkerId {
+        self.accepted.worker
+    }
+
+    /// The entry that gives it back.
+    fn returned(&self) -> anyhow::Result<Entry> {
+        let code = Code::new(AUDIT_REVERSED).context("a reversal's code")?;
+        let (tokens, megaflops) = (i64::try_from(self.tokens)?, i64::try_from(self.megaflops)?);
+        let entry = Entry::correction(
+            self.number,
+            &self.accepted,
+            unix_ms(),
+            tokens,
+            megaflops,
+            code,
+        )?;
+        Ok(entry)
+    }
+}
+
+/// What of an update's credit could be given back: what its corrections come to, if that is a
+/// loss. The ledger knows it for ever, and this driver alone writes there.
+pub async fn taken(
+    store: &Store,
+    run: &LiveRun,
+    assignment: AssignmentId,
+) -> anyhow::Result<Option<Taken>> {
+    let lines = read(store, run, assignment).await?;
+    let Some((number, accepted)) = credit(&lines) else {
+        return Ok(None);
+    };
+    let (mut tokens, mut megaflops) = (0i64, 0i64);
+    for (_, entry) in &lines {
+        if let EntryKind::Corrected {
+            tokens: more,
+            megaflops: more_megaflops,
+            ..
+        } = entry.kind
+        {
+            tokens = tokens.saturating_add(more);
+            megaflops = megaflops.saturating_add(more_megaflops);
+        }
+    }
+    Ok((tokens < 0).then(|| Taken {
+        number,
+        accepted,
+        tokens: tokens.unsigned_abs(),
+        megaflops: megaflops.min(0).unsigned_abs(),
+    }))
+}
+
+/// The entries about an update, with their numbers.
+async fn read(
+    store: &Store,
+    run: &LiveRun,
+    assignment: AssignmentId,
+) -> anyhow::Result<Vec<(u64, Entry)>> {
+    let lines = store.ledger_of(run.id, assignment).await?;
+    let entry = |found: LedgerLine| {
+        let entry = opengpu_ledger::line::read(found.line.as_bytes()).ok()?;
+        Some((found.number, entry))
+    };
+    Ok(lines.into_iter().filter_map(entry).collect())
+}
+
+/// The entry with which an update was credited.
+fn credit(lines: &[(u64, Entry)]) -> Option<(u64, Entry)> {
+    let is_credit = |entry: &Entry| matches!(entry.kind, EntryKind::Accepted { .. });
+    lines.iter().find(|(_, entry)| is_credit(entry)).cloned()
 }

@@ -18,6 +18,7 @@ use super::weights_file::WeightsFile;
 use super::workshop::{Job, Recipe};
 use crate::api::error::ApiError;
 use crate::api::intake::Quotas;
+use crate::store::Review;
 
 /// Inputs that may wait for a decision.
 const MAILBOX: usize = 1024;
@@ -57,6 +58,15 @@ pub enum Message {
         /// What was refused.
         rejection: Rejection,
         /// Who is told once the line is durable, if there is to be one.
+        reply: oneshot::Sender<Result<(), DriveError>>,
+    },
+    /// An operator found that an audit did not fail.
+    Reverse {
+        /// His answer to what is held against the node.
+        review: Review,
+        /// Of which update.
+        assignment: AssignmentId,
+        /// Who is told once the credit is back, if some was taken.
         reply: oneshot::Sender<Result<(), DriveError>>,
     },
 }
@@ -229,6 +239,22 @@ impl LiveRun {
         let (reply, answer) = oneshot::channel();
         self.tell(Message::Reject { rejection, reply }, answer)
             .await
+    }
+
+    /// Gives back the credit that a failed audit took, and answers what is held against its node,
+    /// both or neither.
+    pub async fn reverse(
+        &self,
+        review: Review,
+        assignment: AssignmentId,
+    ) -> Result<(), DriveError> {
+        let (reply, answer) = oneshot::channel();
+        let message = Message::Reverse {
+            review,
+            assignment,
+            reply,
+        };
+        self.tell(message, answer).await
     }
 
     async fn tell<T>(

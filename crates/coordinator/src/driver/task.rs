@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opengpu_ledger::{Entry, EntryKind};
-use opengpu_rounds::{Event, EventKind, Input, Phase, Regard};
+use opengpu_rounds::{AssignmentId, Event, EventKind, Input, NodeId, Phase, Regard};
 use tokio::sync::mpsc;
 
 use super::audits::look_at_audits;
 use super::effects::Effects;
-use super::entries::entries;
+use super::entries::{entries, taken};
 use super::evaluator::Evaluate;
 use super::live::{Answer, DriveError, LiveRun, Mailbox, Message};
 use super::open::{Opened, SNAPSHOT_FORMAT, open};
@@ -19,7 +19,7 @@ use super::workshop::{Done, Workshop};
 use crate::Coordinator;
 use crate::metrics::CodeLabel;
 use crate::standing::learn_standing;
-use crate::store::{AppendError, RoundMetric};
+use crate::store::{AppendError, Review, RoundMetric};
 
 /// Events after which the state is stored as a snapshot.
 const SNAPSHOT_EVERY: u64 = 1000;
@@ -141,6 +141,16 @@ impl Driver {
                 let _ = reply.send(answer);
                 outcome
             }
+            Message::Reverse {
+                review,
+                assignment,
+                reply,
+            } => {
+                let answer = self.reverse(&review, assignment).await;
+                let (answer, outcome) = self.told(answer);
+                let _ = reply.send(answer);
+                outcome
+            }
         }
     }
 
@@ -193,14 +203,40 @@ impl Driver {
             Ok(entries) => entries,
             Err(error) => return Ok(Err(self.unread(&error))),
         };
-        let stored = self.store(&decision.events, &entries, loss).await?;
+        let stored = self.store(&decision.events, &entries, loss, None).await?;
         Ok(stored.map(|()| answer))
+    }
+
+    /// Gives back what a failed audit took, with the operator's answer that it did not fail.
+    async fn reverse(
+        &mut self,
+        review: &Review,
+        assignment: AssignmentId,
+    ) -> Result<Result<(), DriveError>, Stop> {
+        let taken = match taken(self.coordinator.store(), &self.run, assignment).await {
+            Ok(taken) => taken,
+            Err(error) => return Ok(Err(self.unread(&error))),
+        };
+        let events = taken.map_or_else(Vec::new, |taken| {
+            let input = Input::ReturnCredit {
+                assignment,
+                worker: taken.worker(),
+                tokens: taken.tokens,
+            };
+            let now_ms = self.coordinator.clock().now_ms();
+            let fleet = sight(&self.run, &self.coordinator.fleet().lock());
+            self.run.state().decide(now_ms, &input, &fleet).events
+        });
+        match self.entries(&events, None).await {
+            Ok(entries) => self.store(&events, &entries, None, Some(review)).await,
+            Err(error) => Ok(Err(self.unread(&error))),
+        }
     }
 
     /// Writes a refusal into the ledger, unless it is there.
     async fn reject(&mut self, rejection: &Rejection) -> Result<Result<(), DriveError>, Stop> {
         match self.entries(&[], Some(rejection)).await {
-            Ok(entries) => self.store(&[], &entries, None).await,
+            Ok(entries) => self.store(&[], &entries, None, None).await,
             Err(error) => Ok(Err(self.unread(&error))),
         }
     }
@@ -216,20 +252,21 @@ impl Driver {
         events: &[Event],
         entries: &[Entry],
         loss: Option<f64>,
+        review: Option<&Review>,
     ) -> Result<Result<(), DriveError>, Stop> {
-        if events.is_empty() && entries.is_empty() {
+        if events.is_empty() && entries.is_empty() && review.is_none() {
             return Ok(Ok(()));
         }
         let started = Instant::now();
         let appended = self
             .coordinator
             .store()
-            .append(
+            .append_with(
                 self.run.id,
                 self.opened.epoch,
                 self.opened.head,
-                events,
-                entries,
+                (events, entries),
+                review,
             )
             .await;
         self.coordinator
@@ -243,7 +280,13 @@ impl Driver {
                     self.fold(events, loss);
                 }
                 self.note_audits(entries).await;
+                self.note_left_out(events).await;
                 Ok(Ok(()))
+            }
+            // Somebody answered it in the same moment; nothing was stored.
+            Err(AppendError::Review(error)) => {
+                tracing::info!(run = %self.run.id, %error, "a review was not stored");
+                Ok(Err(DriveError::NotStored(self.run.id)))
             }
             Err(error @ AppendError::Fenced { .. }) => Err(Stop(error.to_string())),
             Err(error @ (AppendError::Credit { .. } | AppendError::Unfaithful { .. })) => {
@@ -277,9 +320,30 @@ impl Driver {
     async fn note_audits(&self, entries: &[Entry]) {
         let audited = |entry: &&Entry| matches!(entry.kind, EntryKind::Audited { .. });
         for entry in entries.iter().filter(audited) {
-            if let Err(error) = learn_standing(&self.coordinator, entry.node).await {
-                tracing::error!(node = %entry.node, error = format!("{error:#}"), "a node's standing can't be read");
+            self.learn(entry.node).await;
+        }
+    }
+
+    /// The same of the nodes that were left out, who are suspected now.
+    async fn note_left_out(&self, events: &[Event]) {
+        for event in events {
+            let EventKind::RolledBack { left_out, .. } = &event.kind else {
+                continue;
+            };
+            let nodes: Vec<_> = {
+                let state = self.run.state();
+                let members = left_out.iter().filter_map(|worker| state.member(*worker));
+                members.map(|member| member.node).collect()
+            };
+            for node in nodes {
+                self.learn(node).await;
             }
+        }
+    }
+
+    async fn learn(&self, node: NodeId) {
+        if let Err(error) = learn_standing(&self.coordinator, node).await {
+            tracing::error!(%node, error = format!("{error:#}"), "a node's standing can't be read");
         }
     }
 

@@ -41,6 +41,7 @@ entity!(node, "node", {
     counter_floor: i64,
     created_ms: i64,
     account: Option<i64>,
+    admitted: String,
 });
 
 entity!(account, "account", {
@@ -167,6 +168,33 @@ entity!(standing, "standing", {
     failed: i64,
     audits_millionths: i64,
     proven_ms: i64,
+    level: String,
+});
+
+entity!(standing_change, "standing_change", {
+    #[sea_orm(primary_key)]
+    id: i64,
+    node: i64,
+    at_ms: i64,
+    cause: String,
+    from_level: String,
+    to_level: String,
+    code: String,
+    reason: String,
+    evidence: Option<String>,
+    stood: String,
+    reversed_by: Option<i64>,
+});
+
+entity!(appeal, "appeal", {
+    #[sea_orm(primary_key, auto_increment = false)]
+    change: i64,
+    node: i64,
+    at_ms: i64,
+    said: String,
+    outcome: Option<String>,
+    note: Option<String>,
+    answered_ms: Option<i64>,
 });
 
 entity!(audit, "audit", {

@@ -7,8 +7,9 @@ use sea_orm::{
     QueryOrder, QuerySelect, TransactionTrait, sea_query::Expr,
 };
 
+use super::appeals::{Review, ReviewError, answer};
 use super::ledger::insert_entries;
-use super::standing::{Audited, count_audits};
+use super::standing::{Audited, count_audits, suspect_left_out};
 use super::{
     ROWS_PER_STATEMENT, Result, Store, StoreError,
     entities::{credit, event, run},
@@ -77,6 +78,9 @@ pub enum AppendError {
         /// Which of the events, from 0.
         index: usize,
     },
+    /// An operator's answer that goes with the events can't be.
+    #[error(transparent)]
+    Review(#[from] ReviewError),
     /// The database failed. Whether the events were written is unknown: claim the run again
     /// and read its log.
     #[error(transparent)]
@@ -104,6 +108,20 @@ impl Store {
         expected_seq: u64,
         events: &[Event],
         entries: &[Entry],
+    ) -> Result<u64, AppendError> {
+        self.append_with(run, epoch, expected_seq, (events, entries), None)
+            .await
+    }
+
+    /// The same with an operator's answer to what is held against a node, so that credit comes
+    /// back just when its loss is found to have been wrong.
+    pub async fn append_with(
+        &self,
+        run: RunId,
+        epoch: OwnerEpoch,
+        expected_seq: u64,
+        (events, entries): (&[Event], &[Entry]),
+        review: Option<&Review>,
     ) -> Result<u64, AppendError> {
         let credits: Vec<Credit> = entries.iter().filter_map(Credit::of).collect();
         check_credits(events, &credits)?;
@@ -138,8 +156,12 @@ impl Store {
         insert_events(&tx, id, expected_seq, encoded).await?;
         insert_credits(&tx, id, &credits).await?;
         correct_credits(&tx, id, entries).await?;
-        insert_entries(&tx, id, entries).await?;
-        count_audits(&tx, &audits_of(events, entries)).await?;
+        let first = insert_entries(&tx, id, entries).await?;
+        count_audits(&tx, run, &audits_of(events, entries, first)).await?;
+        suspect_left_out(&tx, run, events).await?;
+        if let Some(review) = review {
+            answer(&tx, review).await?;
+        }
         tx.commit().await?;
         Ok(new_seq)
     }
@@ -383,28 +405,29 @@ async fn correct_credits(tx: &impl ConnectionTrait, run: i64, entries: &[Entry])
     Ok(())
 }
 
-/// What these audits do to their nodes: who, from the ledger; whether it was proven, from the
-/// event.
-fn audits_of(events: &[Event], entries: &[Entry]) -> Vec<Audited> {
-    let proven = |assignment| {
-        events.iter().any(|event| match &event.kind {
+/// These audits, each with its node, which the ledger names; its entries begin at `first`.
+fn audits_of(events: &[Event], entries: &[Entry], first: u64) -> Vec<Audited> {
+    let found = |of: AssignmentId| {
+        events.iter().find_map(|event| match &event.kind {
             EventKind::Audited {
-                assignment: of,
+                assignment,
                 finding,
                 ..
-            } => *of == assignment && finding.is_proven(),
-            _ => false,
+            } if *assignment == of => Some(finding.clone()),
+            _ => None,
         })
     };
-    let audited = |entry: &Entry| match entry.kind {
-        EntryKind::Audited { outcome, .. } => Some(Audited {
+    let audited = |(number, entry): (u64, &Entry)| match entry.kind {
+        EntryKind::Audited { .. } => Some(Audited {
             node: entry.node,
-            outcome,
-            proven: proven(entry.assignment),
+            assignment: entry.assignment,
+            round: entry.round,
+            finding: found(entry.assignment)?,
+            entry: number,
         }),
         _ => None,
     };
-    entries.iter().filter_map(audited).collect()
+    (first..).zip(entries).filter_map(audited).collect()
 }
 
 fn decode(row: event::Model) -> Result<StoredEvent> {

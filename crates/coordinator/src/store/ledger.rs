@@ -71,14 +71,14 @@ impl Store {
 }
 
 /// Appends entries to the ledger of a run. The caller holds the run's row, so that nobody
-/// else appends at the same time.
+/// else appends at the same time. Returns the number of the first.
 pub(super) async fn insert_entries(
     tx: &impl ConnectionTrait,
     run: i64,
     entries: &[Entry],
-) -> Result<()> {
+) -> Result<u64> {
     if entries.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let size = size(tx, run).await?;
     let mut frontier = frontier(tx, run, size).await?;
@@ -110,7 +110,8 @@ pub(super) async fn insert_entries(
             .exec_without_returning(tx)
             .await?;
     }
-    add_to_sums(tx, run, entries).await
+    add_to_sums(tx, run, entries).await?;
+    Ok(size)
 }
 
 /// How many entries the ledger of a run has.

@@ -3,6 +3,7 @@
 
 mod identity;
 mod reputation;
+mod standing;
 mod sums;
 
 use sea_orm_migration::prelude::*;
@@ -22,6 +23,7 @@ impl MigratorTrait for Migrator {
             Box::new(NodeStanding),
             Box::new(reputation::NodeReputation),
             Box::new(sums::LedgerSums),
+            Box::new(standing::StandingChanges),
         ]
     }
 }

@@ -15,7 +15,9 @@
 //! progress (memory).
 
 mod accounts;
+mod appeals;
 mod audit;
+mod changes;
 mod datasets;
 mod entities;
 mod events;
@@ -33,16 +35,18 @@ mod tokens;
 mod workers;
 
 pub use accounts::{AccountError, AccountRecord};
+pub use appeals::{AppealError, Review, ReviewError, STEPS};
 pub use audit::AuditEntry;
+pub use changes::{AppealRecord, ChangeRecord};
 pub use datasets::DatasetError;
 pub use events::{AppendError, EVENT_VERSION, OwnerEpoch, StoredEvent};
 pub use keys::{KeyError, KeyRecord, MOST_KEYS, MOST_KEYS_EVER};
 pub use ledger::LedgerLine;
 pub use measurements::{RoundMetric, StoredEvaluation};
-pub use nodes::{Admission, EnrolError, NodeRecord, NodeState, UnknownState};
+pub use nodes::{Admission, Admitted, EnrolError, NodeRecord, NodeState, UnknownState};
 pub use runs::{CreateRunError, RunRecord};
 pub use snapshots::Snapshot;
-pub use standing::{Audited, Standing};
+pub use standing::{Standing, TellError};
 pub use sums::{Rebuilt, SumKey};
 pub use tokens::{LOCAL_LABEL, TokenRecord};
 pub use workers::WorkerRecord;

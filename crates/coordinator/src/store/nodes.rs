@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use opengpu_protocol::wire::Machine;
+use opengpu_rounds::standing::Cause;
 use opengpu_rounds::{Hash, NodeId};
 use sea_orm::{
     ActiveValue::{NotSet, Set},
@@ -11,7 +12,7 @@ use sea_orm::{
     sea_query::Expr,
 };
 
-use super::standing::set_vouched;
+use super::changes::{Held, Why};
 use super::tokens::LOCAL_LABEL;
 use super::{
     Result, Store, StoreError,
@@ -45,13 +46,6 @@ impl NodeState {
         Self::Quarantined,
         Self::Banned,
     ];
-    /// Those of nodes that an operator, or a token of his, has let in.
-    pub const LOOKED_AT: [Self; 4] = [
-        Self::Active,
-        Self::Draining,
-        Self::Quarantined,
-        Self::Banned,
-    ];
 
     /// As it is stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -68,6 +62,41 @@ impl NodeState {
 impl fmt::Display for NodeState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+/// How a node came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Admitted {
+    /// Before that was remembered.
+    Before,
+    /// By a token, which an operator made.
+    Token,
+    /// It asked, and gets work once an operator approves it.
+    Approval,
+    /// The operator lets anyone in.
+    Open,
+}
+
+impl Admitted {
+    const ALL: [Self; 4] = [Self::Before, Self::Token, Self::Approval, Self::Open];
+
+    /// As it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::Token => "token",
+            Self::Approval => "approval",
+            Self::Open => "open",
+        }
+    }
+
+    pub(super) fn read(word: &str, what: impl FnOnce() -> String) -> Result<Self> {
+        let known = Self::ALL.into_iter().find(|way| way.as_str() == word);
+        known.ok_or_else(|| StoreError::Unreadable {
+            what: what(),
+            source: serde::de::Error::custom(format!("`{word}` is no way to come in")),
+        })
     }
 }
 
@@ -105,6 +134,8 @@ pub struct NodeRecord {
     pub created_ms: u64,
     /// The account that it belongs to.
     pub account: Option<u64>,
+    /// How it came in.
+    pub admitted: Admitted,
 }
 
 /// On what a machine is admitted.
@@ -114,6 +145,16 @@ pub enum Admission {
     Token(Hash),
     /// Nothing: the operator lets anyone in, in this state.
     Without(NodeState),
+}
+
+impl Admission {
+    fn admitted(self) -> Admitted {
+        match self {
+            Self::Token(_) => Admitted::Token,
+            Self::Without(NodeState::Pending) => Admitted::Approval,
+            Self::Without(_) => Admitted::Open,
+        }
+    }
 }
 
 impl From<Hash> for Admission {
@@ -150,6 +191,11 @@ pub enum EnrolError {
         "the key of this machine was revoked; remove node/key from its home, or choose another home, to enrol it as a new node"
     )]
     KeyRevoked,
+    /// The key is that of a node that was banned.
+    #[error(
+        "the key of this machine is that of node {0}, which is banned; `opengpu appeal` asks the operator to look again"
+    )]
+    Banned(NodeId),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -209,6 +255,7 @@ impl Store {
             counter_floor: Set(0),
             created_ms: Set(now_ms),
             account: Set(None),
+            admitted: Set(admission.admitted().as_str().to_owned()),
         })
         .exec(&tx)
         .await;
@@ -216,7 +263,7 @@ impl Store {
         match insert_key(&tx, id, public_key, now_ms).await {
             Ok(()) => {
                 if is_local {
-                    set_vouched(&tx, id, true).await?;
+                    vouch(&tx, id).await?;
                 }
                 tx.commit().await?;
                 Ok(NodeId(from_db(id)))
@@ -239,7 +286,19 @@ impl Store {
             .await?;
         match known {
             Some(known) if known.revoked_ms.is_some() => Err(EnrolError::KeyRevoked),
-            known => Ok(known.map(|known| NodeId(from_db(known.node)))),
+            Some(known) => {
+                let row = node::Entity::find_by_id(known.node)
+                    .one(&self.reader)
+                    .await?;
+                let node = NodeId(from_db(known.node));
+                match row {
+                    Some(row) if row.state == NodeState::Banned.as_str() => {
+                        Err(EnrolError::Banned(node))
+                    }
+                    _ => Ok(Some(node)),
+                }
+            }
+            None => Ok(None),
         }
     }
 
@@ -276,24 +335,6 @@ impl Store {
                 record(row, keys)
             })
             .collect()
-    }
-
-    /// Says what a node that is in one of the states `from` may do from now on. False: there
-    /// is no such node.
-    pub async fn set_node_state(
-        &self,
-        node: NodeId,
-        from: &[NodeState],
-        state: NodeState,
-    ) -> Result<bool> {
-        let changed = node::Entity::update_many()
-            .col_expr(node::Column::State, Expr::value(state.as_str()))
-            .filter(node::Column::Id.eq(to_db(node.0)?))
-            .filter(node::Column::State.is_in(from.iter().map(|state| state.as_str())))
-            .exec(&self.writer)
-            .await?
-            .rows_affected;
-        Ok(changed == 1)
     }
 
     /// Says that counters up to `up_to` may be used up: they are accepted from memory until
@@ -355,6 +396,18 @@ async fn is_local(tx: &DatabaseTransaction, hash: Hash) -> Result<bool, EnrolErr
     Ok(token.is_some_and(|token| token.label == LOCAL_LABEL))
 }
 
+/// A machine of the operator's own.
+async fn vouch(tx: &DatabaseTransaction, id: i64) -> Result<(), EnrolError> {
+    let Some(mut held) = Held::lock(tx, id).await? else {
+        return Ok(());
+    };
+    held.standing.vouched = true;
+    let reason = "it enrolled with the token of the coordinator's own machine";
+    held.step(tx, Why::new(Cause::Vouch, "local", reason))
+        .await?;
+    Ok(())
+}
+
 /// Why a token admits nobody.
 fn barred(token: &token::Model, now_ms: i64) -> EnrolError {
     match token.expires_ms {
@@ -389,5 +442,6 @@ fn record(row: node::Model, keys: Vec<KeyRecord>) -> Result<NodeRecord> {
         counter_floor: from_db(row.counter_floor),
         created_ms: from_db(row.created_ms),
         account: row.account.map(from_db),
+        admitted: Admitted::read(&row.admitted, what)?,
     })
 }

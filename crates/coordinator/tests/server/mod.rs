@@ -15,6 +15,7 @@ mod ready;
 mod rejections;
 mod rollback;
 mod stall;
+mod standing;
 mod sums;
 mod support;
 mod tokens;

@@ -2,6 +2,7 @@
 //! real Postgres, through the same story.
 
 mod accounts;
+mod appeals;
 mod blobs;
 mod crash;
 mod datasets;

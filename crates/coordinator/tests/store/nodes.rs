@@ -1,6 +1,9 @@
 //! Tokens, nodes, workers.
 
-use opengpu_coordinator::store::{Admission, EnrolError, NodeState, StoreError};
+use opengpu_coordinator::store::{
+    Admission, Admitted, EnrolError, NodeState, StoreError, TellError,
+};
+use opengpu_protocol::operator::NodeAction;
 use opengpu_rounds::{Hash, NodeId};
 
 use super::{
@@ -16,6 +19,7 @@ on_both_databases!(
     an_unknown_token_admits_nobody,
     an_expired_or_revoked_token_admits_nobody_new,
     a_machine_without_a_token_is_one_node_in_the_state_given,
+    how_a_node_came_in_is_remembered_until_an_operator_approves_it,
     a_node_keeps_what_it_is_and_changes_what_it_may,
     counters_that_were_reserved_stay_reserved,
     a_device_has_one_worker_for_ever,
@@ -167,14 +171,49 @@ async fn a_machine_without_a_token_is_one_node_in_the_state_given(db: Database) 
     let state = async || store.node(node).await.unwrap().unwrap().state;
     assert_eq!(state().await, NodeState::Pending);
     // What nobody looked at is let in by approval alone.
-    let restored = store.set_node_state(node, &NodeState::LOOKED_AT, NodeState::Active);
-    assert!(!restored.await.unwrap());
-    let approved = store.set_node_state(node, &[NodeState::Pending], NodeState::Active);
-    assert!(approved.await.unwrap());
+    for action in [
+        NodeAction::Restore,
+        NodeAction::Drain,
+        NodeAction::Quarantine,
+    ] {
+        let told = store.tell_node(node, action, None).await;
+        assert!(matches!(told, Err(TellError::Pending(_))), "{told:?}");
+    }
+    store
+        .tell_node(node, NodeAction::Approve, None)
+        .await
+        .unwrap();
     assert_eq!(state().await, NodeState::Active);
     // Enrolling again changes nothing about it.
     let again = store.enrol(waits, key(1), "a", &machine()).await.unwrap();
     assert_eq!((again, state().await), (node, NodeState::Active));
+}
+
+async fn how_a_node_came_in_is_remembered_until_an_operator_approves_it(db: Database) {
+    let store = db.open().await;
+    let token = Hash::of(b"token");
+    store.create_token(token, "lab", None, None).await.unwrap();
+    let invited = store.enrol(token, key(1), "a", &machine()).await.unwrap();
+    let open = Admission::Without(NodeState::Active);
+    let stranger = store.enrol(open, key(2), "b", &machine()).await.unwrap();
+    let waits = Admission::Without(NodeState::Pending);
+    let waiting = store.enrol(waits, key(3), "c", &machine()).await.unwrap();
+    let admitted = async |node| store.node(node).await.unwrap().unwrap().admitted;
+    assert_eq!(admitted(invited).await, Admitted::Token);
+    assert_eq!(admitted(stranger).await, Admitted::Open);
+    assert_eq!(admitted(waiting).await, Admitted::Approval);
+    for node in [stranger, waiting] {
+        store
+            .tell_node(node, NodeAction::Approve, None)
+            .await
+            .unwrap();
+        assert_eq!(admitted(node).await, Admitted::Approval);
+        let again = store.tell_node(node, NodeAction::Approve, None).await;
+        assert!(
+            matches!(again, Err(TellError::NotPending { .. })),
+            "{again:?}"
+        );
+    }
 }
 
 async fn a_node_keeps_what_it_is_and_changes_what_it_may(db: Database) {
@@ -192,22 +231,13 @@ async fn a_node_keeps_what_it_is_and_changes_what_it_may(db: Database) {
     assert_eq!(record.keys[0].public_key, key(1));
     assert_eq!(record.keys[0].revoked_ms, None);
     assert_eq!(record.state, NodeState::Active);
-    assert!(
-        store
-            .set_node_state(node, &NodeState::ALL, NodeState::Banned)
-            .await
-            .unwrap()
-    );
+    store.tell_node(node, NodeAction::Ban, None).await.unwrap();
     assert_eq!(
         store.node(node).await.unwrap().unwrap().state,
         NodeState::Banned
     );
-    assert!(
-        !store
-            .set_node_state(NodeId(99), &NodeState::ALL, NodeState::Banned)
-            .await
-            .unwrap()
-    );
+    let told = store.tell_node(NodeId(99), NodeAction::Ban, None).await;
+    assert!(matches!(told, Err(TellError::Unknown(_))), "{told:?}");
     assert_eq!(store.node(NodeId(99)).await.unwrap(), None);
     assert!("asleep".parse::<NodeState>().is_err());
 }

@@ -1,7 +1,8 @@
 //! What audits do to a node, in the transaction of the events that they follow from.
 
-use opengpu_coordinator::store::{NodeState, Standing, Store};
+use opengpu_coordinator::store::{NodeState, Standing, Store, TellError};
 use opengpu_ledger::{Code, Entry, EntryKind};
+use opengpu_protocol::operator::NodeAction;
 use opengpu_rounds::{AssignmentId, AuditOutcome, Event, EventKind, Finding, Hash, NodeId, RunId};
 
 use super::{
@@ -16,19 +17,19 @@ on_both_databases!(
     an_operator_vouches_and_takes_it_back,
 );
 
-fn now_ms() -> u64 {
+pub fn now_ms() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.unwrap().as_millis() as u64
 }
 
-struct Fleet {
-    store: Store,
-    run: RunId,
-    node: NodeId,
+pub struct Fleet {
+    pub store: Store,
+    pub run: RunId,
+    pub node: NodeId,
 }
 
 impl Fleet {
-    async fn new(db: &Database) -> Self {
+    pub async fn new(db: &Database) -> Self {
         let store = db.open().await;
         let run = new_run(&store, "audited").await;
         let token = Hash::of(b"token");
@@ -39,7 +40,7 @@ impl Fleet {
     }
 
     /// An update of the node and, in the next append, its audit.
-    async fn audit(&self, assignment: u64, outcome: AuditOutcome, code: &str) {
+    pub async fn audit(&self, assignment: u64, outcome: AuditOutcome, code: &str) {
         let (event, entry) = accepted(assignment, assignment, self.node.0, 100);
         self.append(event, vec![entry.clone()]).await;
         let finding = Finding {
@@ -77,7 +78,7 @@ impl Fleet {
         self.append(event, entries).await;
     }
 
-    async fn append(&self, event: Event, entries: Vec<Entry>) {
+    pub async fn append(&self, event: Event, entries: Vec<Entry>) {
         let epoch = self.store.claim(self.run).await.unwrap();
         let head = self.store.run(self.run).await.unwrap().unwrap().head;
         self.store
@@ -86,11 +87,15 @@ impl Fleet {
             .unwrap();
     }
 
-    async fn standing(&self) -> Standing {
+    pub async fn tell(&self, action: NodeAction) -> Result<(), TellError> {
+        self.store.tell_node(self.node, action, Some("why")).await
+    }
+
+    pub async fn standing(&self) -> Standing {
         self.store.standing(self.node).await.unwrap()
     }
 
-    async fn state(&self) -> NodeState {
+    pub async fn state(&self) -> NodeState {
         self.store.node(self.node).await.unwrap().unwrap().state
     }
 }
@@ -118,7 +123,7 @@ async fn trust_rises_audit_by_audit_and_falls_at_once(db: Database) {
     // Restored by an operator it begins anew, and what was is not forgotten.
     let store = &fleet.store;
     store
-        .set_node_state(fleet.node, &[NodeState::Quarantined], NodeState::Active)
+        .tell_node(fleet.node, NodeAction::Restore, None)
         .await
         .unwrap();
     fleet.audit(5, AuditOutcome::Passed, "same").await;
@@ -150,13 +155,13 @@ async fn a_failed_audit_takes_the_credit_back(db: Database) {
 
 async fn an_operator_vouches_and_takes_it_back(db: Database) {
     let fleet = Fleet::new(&db).await;
-    fleet.store.set_vouched(fleet.node, true).await.unwrap();
+    fleet.tell(NodeAction::Vouch).await.unwrap();
     assert!(fleet.standing().await.is_trusted(99, now_ms()));
     // Vouched for or not, what was proven wrong puts it in quarantine.
     fleet
         .audit(1, AuditOutcome::Failed, "progress_differs")
         .await;
     assert_eq!(fleet.state().await, NodeState::Quarantined);
-    fleet.store.set_vouched(fleet.node, false).await.unwrap();
+    fleet.tell(NodeAction::Distrust).await.unwrap();
     assert!(!fleet.standing().await.is_trusted(1, now_ms()));
 }

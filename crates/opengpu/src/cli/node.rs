@@ -23,12 +23,35 @@ pub enum NodeCommand {
     #[command(after_help = "Example:\n  opengpu node drain 2")]
     Drain(NodeTarget),
     /// Take a node's work no more until it was looked at
-    #[command(after_help = "Example:\n  opengpu node quarantine 2")]
-    Quarantine(NodeTarget),
-    /// Shut a node out
-    #[command(after_help = "Example:\n  opengpu node ban 2")]
-    Ban(NodeTarget),
-    /// Undo a drain, a quarantine or a ban
+    #[command(
+        after_help = "Example:\n  opengpu node quarantine 2 --reason 'its machine is being repaired'"
+    )]
+    Quarantine(Judged),
+    /// Shut a node out, with all its keys
+    #[command(after_help = "Example:\n  opengpu node ban 2 --reason 'it sends made-up updates'")]
+    Ban(Judged),
+    /// Answer what is held against a node: it stays, or it was wrong, and the node has its standing
+    /// and its credit again
+    #[command(
+        after_help = "Examples:\n  opengpu node review 2 --uphold --note 'twice in a week'\n  opengpu node review 2 --reverse --note 'our auditor had another driver'\n  opengpu node review 2 --change 17 --reverse\n\nIt answers the appeal that is open for longest, else the newest change that is held against\nthe node; `opengpu node show` lists them."
+    )]
+    Review {
+        #[command(flatten)]
+        target: NodeTarget,
+        /// Which change, as `show` numbers them
+        #[arg(long, value_name = "N")]
+        change: Option<u64>,
+        /// It stays
+        #[arg(long, conflicts_with = "reverse", required_unless_present = "reverse")]
+        uphold: bool,
+        /// It was wrong
+        #[arg(long)]
+        reverse: bool,
+        /// What the node's owner is told
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        note: String,
+    },
+    /// Hold nothing against a node any more, or undo a drain
     #[command(after_help = "Example:\n  opengpu node restore 2")]
     Restore(NodeTarget),
     /// Trust a node as your own: its updates need not pass audits before they are merged
@@ -69,6 +92,15 @@ pub struct NodeTarget {
     pub id: u64,
     #[command(flatten)]
     pub remote: Remote,
+}
+
+#[derive(Args, Clone)]
+pub struct Judged {
+    #[command(flatten)]
+    pub target: NodeTarget,
+    /// Why, for the node's owner
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }
 
 #[derive(Args, Clone)]

@@ -10,6 +10,7 @@ pub mod node;
 pub mod run;
 pub mod serve;
 pub mod simulate;
+pub mod standing;
 pub mod status;
 mod sums;
 pub mod token;

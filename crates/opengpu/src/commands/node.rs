@@ -1,12 +1,17 @@
 //! `opengpu node …`: the machines that take part.
 
 use anyhow::Result;
-use opengpu_protocol::{operator::NodeAction, wire::NodeView};
+use opengpu_protocol::{
+    operator::NodeAction,
+    standing::{ChangeView, ReviewRequest},
+    wire::NodeView,
+};
 use opengpu_rounds::NodeId;
+use serde::Serialize;
 
 use crate::{
-    cli::{NodeCommand, NodeTarget},
-    commands::{key, token},
+    cli::{Judged, NodeCommand, NodeTarget},
+    commands::{key, standing, token},
     home::Home,
     output::{bytes, count, show, table},
     remote,
@@ -14,20 +19,14 @@ use crate::{
 
 /// Carries out a `node` command.
 pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
-    let act = async |target: NodeTarget, action| -> Result<()> {
+    let judge = async |target: NodeTarget, action, reason| -> Result<()> {
         let client = remote::operator(home, &target.remote)?;
-        client.act_on_node(NodeId(target.id), action).await?;
-        let view = client.node_view(NodeId(target.id)).await?;
-        show(json, &view, |view| {
-            println!(
-                "node {} ({}) is {}, {}",
-                view.node,
-                view.name,
-                view.state,
-                trust(view)
-            );
-        })
+        let node = NodeId(target.id);
+        client.act_on_node_because(node, action, reason).await?;
+        let view = client.node_view(node).await?;
+        show(json, &view, say)
     };
+    let act = async |target: NodeTarget, action| judge(target, action, None).await;
     match command {
         NodeCommand::List { remote } => {
             let nodes = remote::operator(home, &remote)?.nodes().await?;
@@ -35,13 +34,36 @@ pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
         }
         NodeCommand::Show(target) => {
             let client = remote::operator(home, &target.remote)?;
-            let view = client.node_view(NodeId(target.id)).await?;
-            show(json, &view, |view| list(std::slice::from_ref(view)))
+            let node = client.node_view(NodeId(target.id)).await?;
+            let changes = client.standing_of(NodeId(target.id)).await?.changes;
+            let shown = Shown { node, changes };
+            show(json, &shown, |shown| {
+                list(std::slice::from_ref(&shown.node));
+                shown.changes.iter().for_each(standing::print_change);
+            })
         }
         NodeCommand::Approve(target) => act(target, NodeAction::Approve).await,
         NodeCommand::Drain(target) => act(target, NodeAction::Drain).await,
-        NodeCommand::Quarantine(target) => act(target, NodeAction::Quarantine).await,
-        NodeCommand::Ban(target) => act(target, NodeAction::Ban).await,
+        NodeCommand::Quarantine(Judged { target, reason }) => {
+            judge(target, NodeAction::Quarantine, reason).await
+        }
+        NodeCommand::Ban(Judged { target, reason }) => judge(target, NodeAction::Ban, reason).await,
+        NodeCommand::Review {
+            target,
+            change,
+            reverse,
+            note,
+            ..
+        } => {
+            let client = remote::operator(home, &target.remote)?;
+            let review = ReviewRequest {
+                change,
+                reverse,
+                note,
+            };
+            let view = client.review(NodeId(target.id), &review).await?;
+            show(json, &view, say)
+        }
         NodeCommand::Restore(target) => act(target, NodeAction::Restore).await,
         NodeCommand::Vouch(target) => act(target, NodeAction::Vouch).await,
         NodeCommand::Distrust(target) => act(target, NodeAction::Distrust).await,
@@ -70,6 +92,39 @@ pub async fn run(home: &Home, json: bool, command: NodeCommand) -> Result<()> {
     }
 }
 
+/// A node with what brought it where it stands.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    node: NodeView,
+    /// Newest first.
+    changes: Vec<ChangeView>,
+}
+
+fn say(view: &NodeView) {
+    println!(
+        "node {} ({}) is {}, {}",
+        view.node,
+        view.name,
+        place(view),
+        trust(view)
+    );
+}
+
+/// What it may do and where it stands, in few words.
+fn place(view: &NodeView) -> String {
+    let standing = view.standing.as_str();
+    let mut words = match view.state.as_str() {
+        "active" => standing.to_owned(),
+        state if state == standing => standing.to_owned(),
+        state => format!("{state}, {standing}"),
+    };
+    if view.appeals {
+        words.push_str(", appeals");
+    }
+    words
+}
+
 fn list(nodes: &[NodeView]) {
     if nodes.is_empty() {
         println!("no nodes yet; make a token with: opengpu node token");
@@ -81,7 +136,7 @@ fn list(nodes: &[NodeView]) {
             vec![
                 node.node.to_string(),
                 node.name.clone(),
-                node.state.clone(),
+                place(node),
                 node.account.clone().unwrap_or_else(|| "-".to_owned()),
                 trust(node),
                 if node.connected { "yes" } else { "no" }.to_owned(),

@@ -3,6 +3,7 @@
 
 use anyhow::{Result, bail};
 use opengpu_agent::{AgentStatus, DeviceStatus};
+use opengpu_protocol::standing::StandingPlan;
 use opengpu_protocol::wire::{Activity, Outcome};
 
 use crate::{
@@ -60,6 +61,12 @@ fn print(status: &AgentStatus) {
     if status.draining {
         println!("draining    an operator lets this node finish and gives it nothing new");
     }
+    if let Some(standing) = &status.standing {
+        print_standing(standing);
+    }
+    if let Some(why) = &status.no_work {
+        println!("no work     {} ({})", why.message, why.code);
+    }
     println!(
         "traffic     {} sent, {} received, {} written to disk",
         bytes(status.sent_bytes),
@@ -71,6 +78,26 @@ fn print(status: &AgentStatus) {
         println!("LEDGER      {problem}");
     }
     status.devices.iter().for_each(print_device);
+}
+
+/// Where the node stands, and if that is not well: why, and what its owner can do.
+fn print_standing(standing: &StandingPlan) {
+    println!("standing    {}", standing.standing);
+    if let Some(against) = &standing.against {
+        let reversed = if against.reversed { ", reversed" } else { "" };
+        println!(
+            "  because   {} (change {}, {}{reversed})",
+            against.reason, against.change, against.code
+        );
+        if let Some(appeal) = against.appeal {
+            let note = against.note.as_ref().filter(|note| !note.is_empty());
+            let note = note.map_or_else(String::new, |note| format!(": {note}"));
+            println!("  appeal    {}{note}", appeal.as_str());
+        }
+    }
+    if let Some(advice) = standing.advice() {
+        println!("  now       {advice}");
+    }
 }
 
 fn print_device(device: &DeviceStatus) {

@@ -9,6 +9,7 @@ mod error;
 mod identity;
 mod operator;
 mod send;
+mod standing;
 mod sums;
 
 use std::sync::Arc;

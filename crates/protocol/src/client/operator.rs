@@ -11,6 +11,7 @@ use crate::operator::{
     Exported, LogEntry, NodeAction, RollbackRequest, RunAction, SampleRequest, Sampled, TokenMade,
     TokenRequest, TokenView,
 };
+use crate::standing::ActionReason;
 use crate::wire::{DatasetManifest, NodeView, RunView};
 
 /// Longest that an export or a sample may take.
@@ -174,16 +175,29 @@ impl Client {
         self.json(&call, "node").await
     }
 
-    /// `POST /v1/nodes/{id}/{approve|drain|quarantine|ban|restore}`.
+    /// `POST /v1/nodes/{id}/{approve|drain|quarantine|ban|restore|vouch|distrust}`.
     pub async fn act_on_node(&self, node: NodeId, action: NodeAction) -> Result<(), ClientError> {
+        self.act_on_node_because(node, action, None).await
+    }
+
+    /// The same, with a reason for the node's owner.
+    pub async fn act_on_node_because(
+        &self,
+        node: NodeId,
+        action: NodeAction,
+        reason: Option<String>,
+    ) -> Result<(), ClientError> {
         let action = action.as_str();
+        let operation = format!("{action} node {node}");
         let path = format!("/v1/nodes/{node}/{action}");
-        let call = Call::get(format!("{action} node {node}"), path);
-        self.done(&Call {
-            method: Method::POST,
-            ..call
-        })
-        .await
+        let call = match reason {
+            Some(_) => Call::json(operation, Method::POST, path, &ActionReason { reason }),
+            None => Call {
+                method: Method::POST,
+                ..Call::get(operation, path)
+            },
+        };
+        self.done(&call).await
     }
 
     /// `POST /v1/tokens`.

@@ -164,6 +164,8 @@ async fn plans_arrive_whole_however_the_stream_is_cut_and_silence_ends_it() {
         node: NodeId(3),
         draining: true,
         pending: false,
+        standing: None,
+        no_work: None,
         workers: Vec::new(),
     };
     let line = format!("{}\n", serde_json::to_string(&plan).unwrap());

@@ -2,7 +2,7 @@
 
 use super::{Deciding, Granted, refuse};
 use crate::explain::count;
-use crate::{EventKind, Hash, Input, Phase, Revision};
+use crate::{AssignmentId, EventKind, Hash, Input, Phase, Revision, WorkerId};
 
 impl Deciding<'_> {
     pub(super) fn start(&mut self) -> Granted {
@@ -33,6 +33,26 @@ impl Deciding<'_> {
         self.abandon_open(&format!("the run was paused: {reason}"));
         let reason = reason.to_owned();
         self.emit(EventKind::Paused { reason });
+        Ok(())
+    }
+
+    pub(super) fn return_credit(
+        &mut self,
+        assignment: AssignmentId,
+        worker: WorkerId,
+        tokens: u64,
+    ) -> Granted {
+        if !self.run().members.contains_key(&worker) {
+            return refuse(
+                "unknown_worker",
+                format!("worker {worker} has not joined the run"),
+            );
+        }
+        self.emit(EventKind::CreditReturned {
+            assignment,
+            worker,
+            tokens,
+        });
         Ok(())
     }
 

@@ -108,6 +108,11 @@ impl Deciding<'_> {
             Input::RollBack { to, reason } => self.roll_back(*to, reason),
             Input::HeldOut(look) => self.held_out(look),
             Input::Readmit { worker } => self.readmit(*worker),
+            Input::ReturnCredit {
+                assignment,
+                worker,
+                tokens,
+            } => self.return_credit(*assignment, *worker, *tokens),
         }
     }
 }

@@ -172,6 +172,7 @@ impl Invariants {
                     EventKind::Checkpointed { .. }
                         | EventKind::Audited { .. }
                         | EventKind::AuditOpened { .. }
+                        | EventKind::CreditReturned { .. }
                 ),
             || "something was decided after the end".into(),
         )?;
@@ -313,6 +314,9 @@ impl Invariants {
                 // What still waited is dropped; all leases came back before.
                 self.held.clear();
                 self.finished = true;
+            }
+            EventKind::CreditReturned { worker, tokens, .. } => {
+                *self.credited.entry(*worker).or_default() += tokens;
             }
             EventKind::Forming
             | EventKind::Readmitted { .. }

@@ -9,5 +9,6 @@ mod people;
 mod properties;
 mod rollback;
 mod simulated;
+mod standing;
 mod story;
 mod updates;
