@@ -9,7 +9,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use opengpu_coordinator::EnrolmentPolicy;
-use opengpu_protocol::sums::SumsBy;
+use opengpu_protocol::ledger::SumsBy;
 
 pub use account::AccountCommand;
 pub use key::KeyCommand;

@@ -5,13 +5,13 @@ mod check;
 pub mod client;
 mod download;
 pub mod identity;
+pub mod ledger;
 pub mod operator;
 pub mod possession;
 mod replay;
 mod run_spec;
 pub mod signing;
 pub mod standing;
-pub mod sums;
 mod tolerance;
 pub mod wire;
 

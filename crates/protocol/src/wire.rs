@@ -501,26 +501,6 @@ pub struct RoundView {
     pub reason: String,
 }
 
-/// `GET /v1/runs/{run}/ledger`: the head of a run's ledger.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LedgerHead {
-    /// Entries in it.
-    pub entries: u64,
-    /// The head, a signed note.
-    pub head: String,
-    /// What verifies it: `NAME+ID+KEY`. Keep it from the day you join.
-    pub key: String,
-}
-
-/// `GET /v1/runs/{run}/ledger/consistency?older=N`: a head of the same ledger, later.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LedgerProof {
-    /// The head, a signed note.
-    pub head: String,
-    /// Hashes of the proof, in base64.
-    pub proof: Vec<String>,
-}
-
 /// A node, for the operator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeView {

@@ -6,12 +6,13 @@
 use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
 use opengpu_protocol::audits::AuditPlan;
 use opengpu_protocol::identity::{AccountView, ClaimCode, KeyView};
+use opengpu_protocol::ledger::{LedgerHead, LedgerProof};
 use opengpu_protocol::operator::{Exported, ExportedFile, LogEntry, Sampled, TokenMade, TokenView};
 use opengpu_protocol::standing::{Against, AppealOutcome, NoWork, StandingPlan};
 use opengpu_protocol::wire::{
     AssignmentPlan, BlobManifest, CheckpointRef, Drawn, Enrolled, ErrorBody, Evaluation, History,
-    LedgerHead, LedgerProof, Machine, MergeRef, NodeView, Offered, Outcome, Plan, Reported,
-    RoundView, RunPlan, RunView, Verdict, Welcome, WorkerPlan, WorkerView,
+    Machine, MergeRef, NodeView, Offered, Outcome, Plan, Reported, RoundView, RunPlan, RunView,
+    Verdict, Welcome, WorkerPlan, WorkerView,
 };
 use opengpu_rounds::standing::Level;
 use opengpu_rounds::{

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use opengpu_protocol::wire::{LedgerHead, LedgerProof};
+use opengpu_protocol::ledger::{LedgerHead, LedgerProof};
 use opengpu_rounds::{AssignmentId, RunId};
 use serde::Deserialize;
 

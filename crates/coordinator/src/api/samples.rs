@@ -4,6 +4,7 @@ use opengpu_protocol::audits::{AuditDeclined, AuditPlan};
 use opengpu_protocol::identity::{
     AccountRequest, AccountView, AddKey, Claim, ClaimCode, KeyView, TeamRequest,
 };
+use opengpu_protocol::ledger::{LedgerHead, LedgerProof, LedgerSum, SumsRebuilt};
 use opengpu_protocol::operator::{
     Exported, ExportedFile, LogEntry, RollbackRequest, SampleRequest, Sampled, TokenMade,
     TokenRequest, TokenState, TokenView,
@@ -12,12 +13,11 @@ use opengpu_protocol::standing::{
     ActionReason, Against, AppealOutcome, AppealRequest, AppealView, ChangeView, Evidence, NoWork,
     ReviewRequest, StandingPlan, StandingView,
 };
-use opengpu_protocol::sums::{LedgerSum, SumsRebuilt};
 use opengpu_protocol::wire::{
     Activity, AssignmentPlan, BlobManifest, CheckpointRef, DatasetManifest, Drawn, Enrol, Enrolled,
-    ErrorBody, Evaluation, Hello, History, LedgerHead, LedgerProof, Machine, MergeRef, NodeView,
-    Offer, Offered, Outcome, Plan, Report, Reported, RoundView, RunPlan, RunView, ShardRef,
-    TokenShards, UpdateNotice, Verdict, Welcome, WorkerPlan, WorkerView,
+    ErrorBody, Evaluation, Hello, History, Machine, MergeRef, NodeView, Offer, Offered, Outcome,
+    Plan, Report, Reported, RoundView, RunPlan, RunView, ShardRef, TokenShards, UpdateNotice,
+    Verdict, Welcome, WorkerPlan, WorkerView,
 };
 use opengpu_protocol::{RunSpec, SyncSettings, TrustSettings};
 use opengpu_rounds::standing::{Cause, Level};

@@ -4,7 +4,7 @@
 use axum::Json;
 use axum::extract::State;
 use opengpu_ledger::{Day, Totals};
-use opengpu_protocol::sums::{LedgerSum, SumsBy, SumsRebuilt};
+use opengpu_protocol::ledger::{LedgerSum, SumsBy, SumsRebuilt};
 use opengpu_rounds::RunId;
 use serde::Deserialize;
 

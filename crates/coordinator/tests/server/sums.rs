@@ -1,6 +1,6 @@
 //! What the ledgers come to, over HTTP.
 
-use opengpu_protocol::sums::{LedgerSum, SumsBy};
+use opengpu_protocol::ledger::{LedgerSum, SumsBy};
 
 use super::support::{Server, code, spec};
 use super::worker::Worker;

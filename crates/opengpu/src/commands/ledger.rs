@@ -10,7 +10,7 @@ use opengpu_ledger::{
     VerifierKey, verify_export,
 };
 use opengpu_protocol::Client;
-use opengpu_protocol::wire::LedgerHead;
+use opengpu_protocol::ledger::LedgerHead;
 use opengpu_rounds::RunId;
 use serde::Serialize;
 

@@ -1,7 +1,7 @@
 //! `opengpu ledger sums` and `rebuild`: what the ledgers come to.
 
 use anyhow::Result;
-use opengpu_protocol::sums::{LedgerSum, SumsBy};
+use opengpu_protocol::ledger::{LedgerSum, SumsBy};
 use opengpu_rounds::RunId;
 
 use crate::{

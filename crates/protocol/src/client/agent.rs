@@ -7,9 +7,10 @@ use reqwest::Method;
 use super::send::Call;
 use super::{Client, ClientError};
 use crate::audits::AuditDeclined;
+use crate::ledger::{LedgerHead, LedgerProof};
 use crate::wire::{
-    Enrol, Enrolled, Hello, History, LedgerHead, LedgerProof, Offer, Offered, Report, Reported,
-    RunView, UpdateNotice, VERSION, Verdict, Welcome,
+    Enrol, Enrolled, Hello, History, Offer, Offered, Report, Reported, RunView, UpdateNotice,
+    VERSION, Verdict, Welcome,
 };
 
 /// Longest page of a ledger: 1000 lines of 1 KiB.

@@ -5,7 +5,7 @@ use reqwest::Method;
 
 use super::send::Call;
 use super::{Client, ClientError};
-use crate::sums::{LedgerSum, SumsBy, SumsRebuilt};
+use crate::ledger::{LedgerSum, SumsBy, SumsRebuilt};
 
 impl Client {
     /// `GET /v1/ledger/sums?by=`: of all runs, or of one. By account and team for the operator

@@ -1,6 +1,26 @@
-//! What goes over the wire about what the ledgers come to.
+//! What goes over the wire about ledgers: heads, proofs, and what they come to.
 
 use serde::{Deserialize, Serialize};
+
+/// `GET /v1/runs/{run}/ledger`: the head of a run's ledger.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LedgerHead {
+    /// Entries in it.
+    pub entries: u64,
+    /// The head, a signed note.
+    pub head: String,
+    /// What verifies it: `NAME+ID+KEY`. Keep it from the day you join.
+    pub key: String,
+}
+
+/// `GET /v1/runs/{run}/ledger/consistency?older=N`: a head of the same ledger, later.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LedgerProof {
+    /// The head, a signed note.
+    pub head: String,
+    /// Hashes of the proof, in base64.
+    pub proof: Vec<String>,
+}
 
 /// What is summed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
