@@ -109,8 +109,9 @@ if [ -f "$EXPLAINED" ]; then
     found "$EXPLAINED: $code has two headings"
   done < <(uniq -d <<<"$explained")
   # What a node can be told. A new file of refusals belongs into this list.
-  refusing=("$API"/{updates,audits,intake,gate,workers,blobs,enrolment,keys,directives,ledger,sums,extract,error,mod}.rs
+  refusing=("$API"/{updates,audits,intake,gate,workers,blobs,enrolment,keys,directives,ledger,sums,standing,extract,error,mod}.rs
     crates/rounds/src/decide/*.rs crates/coordinator/src/auth/*.rs crates/coordinator/src/driver/{live,audits/*}.rs
+    crates/coordinator/src/eligible.rs
     crates/rounds/src/audit.rs crates/protocol/src/signing.rs)
   coding=(crates/rounds/src/explain.rs crates/protocol/src/signing.rs)
   for source in "${refusing[@]}" "${coding[@]}"; do

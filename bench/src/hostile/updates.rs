@@ -94,6 +94,7 @@ async fn send_broken(attacker: &Attacker, worker: WorkerId, assignment: &Assignm
             loss: 1.0,
             train_seconds: 1.0,
             commitment: None,
+            numerics_class: None,
         };
         for (what, notice) in wrong(&notice, attacker.victims_worker) {
             let posting = client.post_update(run, &notice);

@@ -69,7 +69,10 @@ pub async fn appeal(
             format!("an appeal has 1 to {LONGEST_TEXT} characters, not {length}"),
         ));
     }
-    let taken = coordinator.store().appeal(node, asked.change, text).await;
+    // It is shown on the operator's terminal.
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let text: String = text.chars().map(plain).collect();
+    let taken = coordinator.store().appeal(node, asked.change, &text).await;
     let change = taken.map_err(not_taken)?;
     learn_standing(&coordinator, node).await?;
     tracing::info!(%node, change, "an appeal waits for an answer; `opengpu node review` gives it");

@@ -168,8 +168,9 @@ async fn who_is_in_quarantine_appeals_and_a_reversal_gives_standing_and_credit_b
 
     // Its owner says what he knows, once.
     let client = &worker.client;
-    let said = client.appeal(&appeal("the memory was bad")).await.unwrap();
+    let said = client.appeal(&appeal("bad memory\u{1b}[2J")).await.unwrap();
     let appealed = said.changes[0].appeal.as_ref().unwrap();
+    assert_eq!(appealed.text, "bad memory [2J", "no commands to a terminal");
     assert_eq!(appealed.outcome, AppealOutcome::Open);
     assert_eq!(
         code(client.appeal(&appeal("again")).await),
