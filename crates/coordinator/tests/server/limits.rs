@@ -125,7 +125,7 @@ async fn the_nodes_of_one_account_share_its_requests_and_hold_up_nobody_elses() 
     let (other_node, other) = server.enrol(&key(2), "other").await;
     let (_, stranger) = server.enrol(&key(3), "stranger").await;
     let operator = server.operator();
-    operator.create_account("alice").await.unwrap();
+    operator.create_account("alice", None).await.unwrap();
     for node in [&one, &other] {
         let shown = node.claim_code().await.unwrap();
         operator.claim(&shown.code, "alice").await.unwrap();
