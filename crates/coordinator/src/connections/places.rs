@@ -362,7 +362,7 @@ mod tests {
         let mut places = places(1, 1);
         let now = Instant::now();
         let entered = places.enter(address(1), now).unwrap();
-        let next = enter(&mut places, 1);
+        let next = places.enter(address(1), now).unwrap().id;
         places.begin(entered.id);
         places.prove(entered.id);
         assert_eq!(*entered.due.borrow(), Some(now));
