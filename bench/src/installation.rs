@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use opengpu_protocol::Client;
@@ -42,6 +42,31 @@ pub struct Usage {
     pub peak_bytes: u64,
     /// Written to disks so far; shared memory is none.
     pub disk_bytes: u64,
+}
+
+/// A line of a process's log.
+pub struct Said {
+    /// When, by the clock of this machine.
+    pub at: SystemTime,
+    /// Its fields, the message among them.
+    pub fields: serde_json::Value,
+}
+
+impl Said {
+    /// What it says.
+    pub fn message(&self) -> &str {
+        self.fields["message"].as_str().unwrap_or_default()
+    }
+}
+
+fn said(log: &Path) -> Result<Vec<Said>> {
+    let line = |line: &str| {
+        let mut line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let at = humantime::parse_rfc3339(line["timestamp"].as_str()?).ok()?;
+        let fields = line["fields"].take();
+        Some(Said { at, fields })
+    };
+    Ok(fs::read_to_string(log)?.lines().filter_map(line).collect())
 }
 
 struct Process(Child);
@@ -131,6 +156,11 @@ impl Installation {
         let secret = fs::read_to_string(&file);
         let secret = secret.with_context(|| format!("reading {}", file.display()))?;
         Ok(secret.trim().to_owned())
+    }
+
+    /// What the coordinator has logged so far.
+    pub fn said(&self) -> Result<Vec<Said>> {
+        said(&self.folder.path().join("coordinator.log"))
     }
 
     /// All that the coordinator and its trainer have logged so far.
@@ -226,16 +256,21 @@ impl Node {
         self.process.usage()
     }
 
+    /// What its agent has logged so far.
+    pub fn said(&self) -> Result<Vec<Said>> {
+        said(&self.log)
+    }
+
     /// Round and seconds of each assignment that its trainer has trained, from its log.
     pub fn trained(&self) -> Result<Vec<(u64, f64)>> {
-        let log = fs::read_to_string(&self.log)?;
-        let trained = |line: &str| {
-            let line: serde_json::Value = serde_json::from_str(line).ok()?;
-            let fields = &line["fields"];
-            (fields["message"] == "trained")
-                .then(|| Some((fields["round"].as_u64()?, fields["seconds"].as_f64()?)))?
-        };
-        Ok(log.lines().filter_map(trained).collect())
+        let all = self.said()?.into_iter();
+        let trained = all.filter(|said| said.message() == "trained");
+        Ok(trained
+            .filter_map(|said| {
+                let fields = &said.fields;
+                Some((fields["round"].as_u64()?, fields["seconds"].as_f64()?))
+            })
+            .collect())
     }
 }
 

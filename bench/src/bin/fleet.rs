@@ -1,20 +1,25 @@
 //! What a real fleet costs: how busy its workers are when one is much slower than the rest,
-//! what goes over each node's link, and what its processes take of memory and disk.
+//! what goes over each node's link, what its processes take of memory and disk, and how soon
+//! a node knows what became of its updates.
 //!
 //! Starts a coordinator and nodes as processes of their own, has them train a run to its
 //! end, and prints one table for each question. Reads `/proc`, so it needs Linux.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use opengpu_bench::installation::{Installation, Usage};
+use opengpu_bench::installation::{Installation, Said, Usage};
 use opengpu_bench::relay::Carried;
 use opengpu_protocol::Client;
 use opengpu_protocol::operator::LogEntry;
 use opengpu_protocol::wire::RunView;
 use opengpu_rounds::{EventKind, RunId};
 use opengpu_trainer_protocol::ModelConfig;
+
+/// How long after the check a node may learn what became of its update.
+const MOST_UNTIL_KNOWN: Duration = Duration::from_secs(2);
 
 /// What a real fleet costs
 #[derive(Parser)]
@@ -73,6 +78,7 @@ async fn main() -> Result<()> {
     let rounds = (view.revision.number - 1) as f64;
     print_bytes(&before, &after, &view, rounds, parameters as f64);
     print_memory(&fleet, &after, parameters as f64)?;
+    print_verdicts(&fleet)?;
     Ok(())
 }
 
@@ -202,6 +208,52 @@ fn print_memory(fleet: &Installation, after: &Marks, parameters: f64) -> Result<
             "| agent of node {index} | {:.0} | {:.0} |",
             node.peak_bytes as f64 / MEGA,
             60.0 + 12.0 * parameters / MEGA
+        );
+    }
+    Ok(())
+}
+
+/// From the coordinator's decision on an update, as its log has it, to the line in the log of
+/// the update's own node.
+fn print_verdicts(fleet: &Installation) -> Result<()> {
+    /// What both say, and the field by which they mean the same.
+    const DECISIONS: [(&str, &str, &str, &str); 2] = [
+        ("accepted", "update accepted", "update accepted", "assignment"),
+        ("merged", "merge is durable", "update merged", "revision"),
+    ];
+    println!(
+        "\n| verdict | seen by nodes | after, median, ms | at most, ms |\n|---|---|---|---|"
+    );
+    let decided = fleet.said()?;
+    for (name, here, there, field) in DECISIONS {
+        // Assignments are numbers in one log and text in the other.
+        let key = |said: &Said| said.fields[field].to_string().replace('"', "");
+        let decisions: BTreeMap<String, SystemTime> = decided
+            .iter()
+            .filter(|said| said.message() == here)
+            .map(|said| (key(said), said.at))
+            .collect();
+        let mut after: Vec<Duration> = Vec::new();
+        for node in &fleet.nodes {
+            let seen = node.said()?;
+            let seen = seen.iter().filter(|said| said.message() == there);
+            // Who reads the answer before the log's line was written knew it at once.
+            after.extend(seen.filter_map(|said| {
+                let decided = decisions.get(&key(said))?;
+                Some(said.at.duration_since(*decided).unwrap_or_default())
+            }));
+        }
+        after.sort();
+        let most = after.last().context("no node was told a verdict")?;
+        println!(
+            "| {name} | {} | {:.0} | {:.0} |",
+            after.len(),
+            after[after.len() / 2].as_secs_f64() * 1000.0,
+            most.as_secs_f64() * 1000.0
+        );
+        ensure!(
+            *most <= MOST_UNTIL_KNOWN,
+            "a node knew {most:?} after the check that its update was {name}"
         );
     }
     Ok(())

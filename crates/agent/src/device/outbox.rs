@@ -275,10 +275,10 @@ impl Device {
                         attempts: 0,
                     };
                 }
-                tracing::debug!(
+                tracing::info!(
                     device = self.number,
                     assignment = assignment.0,
-                    "update sent"
+                    "update accepted"
                 );
                 self.want_receipt(run, assignment);
             }
@@ -404,13 +404,20 @@ impl Device {
             return;
         }
         let merged = matches!(verdict.outcome, Outcome::Merged { .. });
-        if let Outcome::NotMerged { reason } = &verdict.outcome {
-            tracing::info!(
+        match &verdict.outcome {
+            Outcome::Merged { revision, .. } => tracing::info!(
+                device = self.number,
+                assignment = assignment.0,
+                %revision,
+                "update merged"
+            ),
+            Outcome::NotMerged { reason } => tracing::info!(
                 device = self.number,
                 assignment = assignment.0,
                 reason,
                 "update not merged; added back"
-            );
+            ),
+            Outcome::Waiting => {}
         }
         self.shared.board.device(self.number, |status| {
             if merged {
