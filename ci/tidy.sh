@@ -112,7 +112,7 @@ if [ -f "$EXPLAINED" ]; then
   refusing=("$API"/{updates,audits,intake,gate,workers,blobs,enrolment,keys,directives,ledger,sums,standing,extract,error,mod}.rs
     crates/rounds/src/decide/*.rs crates/coordinator/src/auth/*.rs crates/coordinator/src/driver/{live,audits/*}.rs
     crates/coordinator/src/eligible.rs
-    crates/rounds/src/audit.rs crates/protocol/src/signing.rs)
+    crates/rounds/src/{audit,probe}.rs crates/protocol/src/signing.rs)
   coding=(crates/rounds/src/explain.rs crates/protocol/src/signing.rs)
   for source in "${refusing[@]}" "${coding[@]}"; do
     [ -f "$source" ] || found "ci/tidy.sh: $source is not there; say where its refusals went"

@@ -1,8 +1,8 @@
 //! The bundled corpus, tokenised for an experiment, and the model it is learned by.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, ensure};
 use opengpu_dataset::{Options, PreparedPart, TokenStream, blocks_per_epoch};
 use opengpu_trainer::{Compute, Signals, evaluate, open_tokens};
 use opengpu_trainer_protocol::{ModelConfig, TokenFiles};
@@ -27,7 +27,8 @@ pub struct Data {
     poisoned: TokenFiles,
     /// What losses are measured on.
     pub held_out: TokenFiles,
-    _folder: tempfile::TempDir,
+    tokenizer: PathBuf,
+    folder: tempfile::TempDir,
 }
 
 impl Data {
@@ -76,7 +77,8 @@ impl Data {
             training,
             poisoned,
             held_out: files(&prepared.held_out),
-            _folder: folder,
+            tokenizer: prepared.tokenizer,
+            folder,
         })
     }
 
@@ -88,6 +90,37 @@ impl Data {
     /// The poisoned training tokens, opened.
     pub fn poisoned(&self) -> Result<TokenStream> {
         Ok(open_tokens(&self.poisoned, self.model.vocab_size)?)
+    }
+
+    /// Text of another kind, opened: the project's own pages in the tokens of the corpus, again
+    /// and again until there are as many as in the training part, so that it has the same blocks.
+    pub fn other_text(&self) -> Result<TokenStream> {
+        let pages = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(pages)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        let mut text = String::new();
+        for file in &files {
+            text.push_str(&std::fs::read_to_string(file)?);
+        }
+        let tokenizer = tokenizers::Tokenizer::from_file(&self.tokenizer).map_err(Error::msg)?;
+        let encoded = tokenizer.encode(text, false).map_err(Error::msg)?;
+        ensure!(!encoded.is_empty(), "{pages} has no pages");
+        let ids = encoded.get_ids().iter().cycle();
+        let ids = ids.take(self.training.tokens as usize);
+        let bytes: Vec<u8> = ids.flat_map(|id| (*id as u16).to_le_bytes()).collect();
+        let path = self.folder.path().join("other-text");
+        std::fs::write(&path, bytes)?;
+        let tokens = TokenFiles {
+            files: vec![path],
+            ..self.training.clone()
+        };
+        Ok(open_tokens(&tokens, self.model.vocab_size)?)
     }
 
     /// Blocks of `batch` sequences in an epoch.
@@ -102,13 +135,22 @@ impl Data {
     /// Mean loss over all held-out text. A part of it will not do: figures of a tenth of it
     /// differ by 2 % between seeds.
     pub fn held_out_loss(&self, weights: &[f32]) -> Result<f64> {
+        self.loss(weights, None)
+    }
+
+    /// Mean loss over the first windows of held-out text: the probe of a merge.
+    pub fn probe_loss(&self, weights: &[f32], windows: usize) -> Result<f64> {
+        self.loss(weights, Some(windows))
+    }
+
+    fn loss(&self, weights: &[f32], windows: Option<usize>) -> Result<f64> {
         let mut tokens = open_tokens(&self.held_out, self.model.vocab_size)?;
         let evaluated = evaluate(
             &self.model,
             weights,
             &Compute::float32(),
             &mut tokens,
-            None,
+            windows,
             &Signals::default(),
             &mut |_, _, _| (),
         )?;

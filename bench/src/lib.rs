@@ -20,7 +20,7 @@ pub mod untrained;
 
 pub use attack::{ATTACKS, Attack, Hostile};
 pub use data::{Data, Scale};
-pub use federated::{Audited, Auditing, Counted, Federated, Figures};
+pub use federated::{Audited, Auditing, Counted, Federated, Figures, Kind, Tally};
 pub use known::{Doing, Known};
 pub use synchronous::synchronous;
 pub use table::{Experiment, Limit, Method, Row, Table};

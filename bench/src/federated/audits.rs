@@ -12,6 +12,7 @@ use opengpu_merge::audit::{
 use opengpu_protocol::RunSpec;
 use opengpu_rounds::{Audit, Finding, Hash, Run};
 use opengpu_trainer::{InnerLoop, Signals};
+use opengpu_trainer_protocol::{InnerSettings, Precision};
 use serde::{Deserialize, Serialize};
 
 use super::figures::Watch;
@@ -37,13 +38,20 @@ pub(super) struct Auditor {
     pub(super) watch: Watch,
 }
 
-/// Revisions whose weights are kept: an audit is at most two rounds late.
-const KEPT_BASES: usize = 3;
+/// Revisions whose weights are kept: an update may be a round late, and its audit two.
+const KEPT_BASES: usize = 4;
 
 impl Auditor {
     pub(super) fn new(data: &Data, spec: RunSpec) -> Self {
         Self {
-            inner: InnerLoop::new(&data.model, &spec.inner),
+            // The same on every processor, whatever workers compute in.
+            inner: InnerLoop::new(
+                &data.model,
+                &InnerSettings {
+                    precision: Precision::Float32,
+                    ..spec.inner.clone()
+                },
+            ),
             spec,
             bases: BTreeMap::new(),
             watch: Watch::default(),
@@ -63,14 +71,15 @@ impl Auditor {
     }
 
     /// What comes of an audit. The coordinator trains a second time before it accuses anybody;
-    /// here both trainings are of one program on one machine and give the same bytes.
+    /// here both trainings are of one program on one machine and give the same bytes. `class` is
+    /// the worker's numerics class, as far as it says.
     pub(super) fn find(
         &mut self,
         (run, audit): (&Run, &Audit),
         layout: &Layout,
         blobs: &BTreeMap<Hash, Vec<u8>>,
         schedule: Schedule,
-        tokens: &mut TokenStream,
+        (class, tokens): (&str, &mut TokenStream),
     ) -> Result<Finding> {
         let opened = match self.prove(audit, layout, blobs)? {
             Ok(opened) => opened,
@@ -102,7 +111,9 @@ impl Auditor {
             }
         }
         let measured = farthest(&opened, weights, typical);
-        let allowed = self.spec.audit_tolerance(audit.blocks_completed);
+        let own = self.inner.numerics_class();
+        let blocks = audit.blocks_completed;
+        let allowed = self.spec.audit_tolerance_between(class, &own, blocks);
         if measured <= allowed {
             return Ok(Finding::passed(measured, allowed));
         }

@@ -33,8 +33,15 @@ pub struct Counted {
     pub honest: f64,
     /// Part of them that counted less than half of their weight.
     pub wronged: f64,
-    /// Mean over those of hostile workers.
+    /// Mean over those of hostile workers; what was refused of them counted nothing.
     pub hostile: f64,
+    /// How many of theirs were refused. Older logs don't know.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What audits found. An identity is a worker under one name; a fresh one comes again under
@@ -68,6 +75,7 @@ pub(super) struct Counts {
     wronged: u64,
     hostile: u64,
     hostile_counted: f64,
+    refused: u64,
 }
 
 impl Counts {
@@ -83,12 +91,19 @@ impl Counts {
         }
     }
 
+    /// An update of a hostile worker was refused.
+    pub(super) fn refuse(&mut self) {
+        self.hostile += 1;
+        self.refused += 1;
+    }
+
     pub(super) fn parts(&self) -> Counted {
         let part = |sum: f64, count: u64| sum / count.max(1) as f64;
         Counted {
             honest: part(self.honest_counted, self.honest),
             wronged: part(self.wronged as f64, self.honest),
             hostile: part(self.hostile_counted, self.hostile),
+            refused: self.refused,
         }
     }
 }
@@ -162,5 +177,35 @@ impl Watch {
             hostile_passed: self.hostile_passed,
             honest_caught: of(false).filter(|one| one.caught.is_some()).count() as u64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn figures_from_before_refusals_were_counted_read_and_are_written_as_they_were() {
+        let old = r#"{"honest":1.0,"wronged":0.0,"hostile":0.5}"#;
+        let counted: Counted = serde_json::from_str(old).unwrap();
+        assert_eq!(counted.refused, 0);
+        assert_eq!(serde_json::to_string(&counted).unwrap(), old);
+    }
+
+    #[test]
+    fn a_refused_update_of_a_hostile_worker_counts_nothing() {
+        let mut counts = Counts::default();
+        let whole = Regard {
+            counted: 1.0,
+            agreement: None,
+            record: None,
+            needed: None,
+            twin: None,
+        };
+        counts.add(true, &whole);
+        counts.refuse();
+        let parts = counts.parts();
+        assert_eq!((parts.hostile, parts.refused), (0.5, 1));
     }
 }

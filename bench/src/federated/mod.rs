@@ -2,8 +2,11 @@
 
 mod audits;
 mod figures;
+mod honest;
 mod training;
 mod worker;
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use opengpu_protocol::{Aggregator, RunSpec, SyncSettings, TrustSettings};
@@ -13,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::audits::Auditing;
 pub use self::figures::{Audited, Counted, Figures};
+pub use self::honest::{Kind, Tally};
 
 use self::training::Training;
 use crate::{Data, Hostile};
@@ -57,6 +61,18 @@ impl Federated {
         Training::start(self, (data, inner), workers, seed)?.finish()
     }
 
+    /// The same with honest workers of which many are unusual; says what became of their updates,
+    /// by kind.
+    pub fn honest(
+        &self,
+        data: &Data,
+        inner: &InnerSettings,
+        workers: u64,
+        seed: u64,
+    ) -> Result<BTreeMap<Kind, Tally>> {
+        Training::start_unusual(self, (data, inner), workers, seed)?.tallies()
+    }
+
     fn trust(&self) -> TrustSettings {
         self.trust.clone().unwrap_or(TrustSettings {
             aggregator: Aggregator::Mean,
@@ -71,7 +87,7 @@ impl Federated {
 
     /// Rules of a run with so many workers. One in which some may be put in quarantine goes on
     /// with those that are left, as by the product's defaults; in one without audits everybody
-    /// is there in each round.
+    /// is there in each round, but for hostile workers whose update is refused.
     fn round_settings(
         &self,
         workers: u64,
@@ -86,7 +102,10 @@ impl Federated {
                 defaults.max_workers.max(all),
                 defaults.quorum,
             ),
-            false => (all, all, all),
+            false => {
+                let hostile = self.hostile.map_or(0, |hostile| hostile.workers);
+                (all, all, u32::try_from(workers - hostile)?)
+            }
         };
         Ok(RoundSettings {
             rounds: self.rounds,

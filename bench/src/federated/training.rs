@@ -1,6 +1,8 @@
 //! A training under way, in one thread: the coordinator's driver and all agents, without
 //! network, files and a clock that anything waits for.
 
+mod unusual;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,18 +11,20 @@ use opengpu_merge::{Layout, Merge, OuterSettings, OuterState, Weighted, merge_ro
 use opengpu_protocol::outer_settings;
 use opengpu_rounds::{
     AssignmentId, AuditOutcome, AuditRules, FeedbackId, Fleet, Hash, Input, NodeId, PendingMerge,
-    Phase, Regard, Run, WEIGHING, WorkerId, WorkerSight, weights as weights_of,
+    Phase, Refusal, Regard, Run, WEIGHING, WorkerId, WorkerSight, weights as weights_of,
 };
 use opengpu_trainer::fresh_weights;
 use opengpu_trainer_protocol::{InnerSettings, InnerState};
 
+use self::unusual::beyond_probation;
 use super::audits::Auditor;
 use super::figures::{Counts, Figures};
+use super::honest::{Arrival, Kind, Tally, Unusual};
 use super::worker::{Schedule, Worker};
 use super::{Federated, ROUND_MS};
 use crate::Data;
 use crate::attack::Attack;
-use crate::decide::decide;
+use crate::decide::{decide, offer};
 use crate::random::mix;
 
 /// How long of a round workers train. What is left is too little for who gets ready meanwhile.
@@ -48,6 +52,8 @@ pub(super) struct Training<'a> {
     blobs: BTreeMap<Hash, Vec<u8>>,
     auditor: Option<Auditor>,
     counts: Counts,
+    /// Honest workers that are not like most, if one looks at those.
+    unusual: Option<Unusual>,
     up: u64,
     down: u64,
     updates: u64,
@@ -58,9 +64,34 @@ impl<'a> Training<'a> {
     /// A run whose workers have joined and hold the first weights.
     pub(super) fn start(
         settings: &'a Federated,
+        of: (&'a Data, &'a InnerSettings),
+        workers: u64,
+        seed: u64,
+    ) -> Result<Self> {
+        Self::start_with(settings, of, workers, seed, None)
+    }
+
+    /// The same with honest workers of which many are unusual.
+    pub(super) fn start_unusual(
+        settings: &'a Federated,
+        of: (&'a Data, &'a InnerSettings),
+        workers: u64,
+        seed: u64,
+    ) -> Result<Self> {
+        ensure!(
+            settings.hostile.is_none() && settings.audits.is_some(),
+            "unusual workers are honest, and audited"
+        );
+        let unusual = Unusual::new(of.0.other_text()?);
+        Self::start_with(settings, of, workers, seed, Some(unusual))
+    }
+
+    fn start_with(
+        settings: &'a Federated,
         (data, inner): (&'a Data, &'a InnerSettings),
         workers: u64,
         seed: u64,
+        unusual: Option<Unusual>,
     ) -> Result<Self> {
         let layout = Layout::new(data.model.tensors().iter().map(|tensor| tensor.len()));
         let outer = outer_settings(&settings.sync, &settings.trust());
@@ -102,6 +133,7 @@ impl<'a> Training<'a> {
             blobs: BTreeMap::new(),
             auditor,
             counts: Counts::default(),
+            unusual,
             up: 0,
             down: 0,
             updates: 0,
@@ -114,7 +146,9 @@ impl<'a> Training<'a> {
             let hostile = settings.hostile.filter(|_| id > first_hostile);
             let attack = hostile.map(|hostile| hostile.attack);
             let new = attack.is_some_and(|attack| attack.is_fresh() || hostile_are_new);
-            training.join(attack, !new, 0)?;
+            let kind = training.unusual.is_some().then(|| Kind::of(id));
+            let new = new || kind == Some(Kind::Joiner);
+            training.join((attack, kind), !new, 0)?;
         }
         let revision = training.run.revision();
         training.decide(&Input::CheckpointDone {
@@ -133,6 +167,14 @@ impl<'a> Training<'a> {
             self.round()?;
         }
         self.figures()
+    }
+
+    /// Trains to the last round; what became of unusual workers.
+    pub(super) fn tallies(mut self) -> Result<BTreeMap<Kind, Tally>> {
+        while self.run.revision().number < self.settings.rounds {
+            self.round()?;
+        }
+        Ok(self.unusual.map(|all| all.tallies).unwrap_or_default())
     }
 
     fn figures(self) -> Result<Figures> {
@@ -159,8 +201,8 @@ impl<'a> Training<'a> {
         self.clock += TRAINING_MS;
         self.see();
         self.audit(round, true)?;
-        self.send()?;
-        self.clock += ROUND_MS - TRAINING_MS;
+        self.send(Arrival::InTime)?;
+        self.collect()?;
         self.merge()?;
         self.settle()?;
         if self.run.phase() == Phase::Finished {
@@ -169,21 +211,47 @@ impl<'a> Training<'a> {
         self.audit(round, false)?;
         let needed = self.run.payloads_needed();
         self.blobs.retain(|hash, _| needed.contains(hash));
+        self.relieve_joiner(round)?;
         self.see();
         self.decide(&Input::Tick)
     }
 
+    /// The end of training time, and the grace if somebody is late.
+    fn collect(&mut self) -> Result<()> {
+        let grace_ms = self.run.settings().grace_ms;
+        self.clock += ROUND_MS - TRAINING_MS;
+        for (waits_ms, arrival) in [(grace_ms / 2, true), (grace_ms - grace_ms / 2, false)] {
+            if self.run.pending_merge().is_some() {
+                return Ok(());
+            }
+            self.see();
+            self.decide(&Input::Tick)?;
+            self.clock += waits_ms;
+            self.see();
+            if arrival {
+                self.send(Arrival::InGrace)?;
+            }
+            self.decide(&Input::Tick)?;
+        }
+        Ok(())
+    }
+
     /// Has each worker with an assignment train it.
     fn train(&mut self) -> Result<()> {
+        let round = self.run.round();
         for (&id, worker) in &mut self.workers {
             let Some((_, lease)) = self.run.assignment_of(id) else {
                 ensure!(self.auditor.is_some(), "a worker got no work");
                 continue;
             };
-            let poisons = worker.attack == Some(Attack::PoisonedData);
-            let stream = match poisons {
-                true => &mut self.poisoned,
-                false => &mut self.tokens,
+            // Who owes an update has trained it.
+            if lease.round < round {
+                continue;
+            }
+            let stream = match (worker.attack, worker.kind, &mut self.unusual) {
+                (Some(Attack::PoisonedData), ..) => &mut self.poisoned,
+                (_, Some(Kind::OtherText), Some(unusual)) => &mut unusual.other,
+                _ => &mut self.tokens,
             };
             self.tokens_trained += worker.train(
                 (&self.run, lease),
@@ -196,12 +264,22 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
-    /// Has each worker that trained send its update, and open what is drawn of it.
-    fn send(&mut self) -> Result<()> {
+    /// Has each worker that trained, and whose update arrives now, send it and open what is drawn
+    /// of it.
+    fn send(&mut self, now: Arrival) -> Result<()> {
         let round = self.run.round();
         let seed = self.schedule.seed ^ round << 32;
-        let at_work = |id: &WorkerId| self.run.assignment_of(*id).is_some();
-        let working: Vec<WorkerId> = self.workers.keys().copied().filter(at_work).collect();
+        let arrives = |id: &WorkerId| {
+            let Some((_, lease)) = self.run.assignment_of(*id) else {
+                return false;
+            };
+            let kind = self.workers[id].kind.unwrap_or(Kind::Usual);
+            kind.arrives(lease.round < round) == Some(now)
+        };
+        let working: Vec<WorkerId> = self.workers.keys().copied().filter(arrives).collect();
+        if working.is_empty() && now == Arrival::InGrace {
+            return Ok(());
+        }
         let trained = working.iter().map(|id| &self.workers[id]);
         let honest: Vec<&[f32]> = trained
             .filter(|worker| worker.attack.is_none())
@@ -220,12 +298,14 @@ impl<'a> Training<'a> {
             .collect();
         for (id, claimed) in claims {
             let (assignment, lease) = self.run.assignment_of(id).context("a worker got no work")?;
-            let (base, blocks_completed) = (lease.base, lease.block_count());
+            let base = lease.base;
             let worker = self.workers.get_mut(&id).context("unknown worker")?;
             let sync = &self.settings.sync;
             let audited = self.auditor.is_some();
             let (payload, commitment) =
                 worker.send(&self.layout, sync, assignment, &claimed, audited)?;
+            let (blocks_completed, feedback) = (worker.completed, worker.life(id));
+            opengpu_merge::check(sync.up.into(), &self.layout, &payload)?;
             self.up += payload.len() as u64;
             self.updates += 1;
             let hash = Hash::of(&payload);
@@ -237,15 +317,53 @@ impl<'a> Training<'a> {
                 payload: hash,
                 payload_bytes: payload.len() as u64,
                 tokens_per_block: self.tokens_per_block(),
-                feedback: FeedbackId(id.0),
+                feedback,
                 commitment,
                 draw: mix(mix(mix(self.schedule.seed) ^ round) ^ id.0),
             };
             self.blobs.insert(hash, payload);
-            self.decide(&update)?;
-            self.open(assignment, id)?;
+            self.note(id, |tally| tally.updates += 1);
+            match offer(&mut self.run, self.clock, &update, &self.fleet) {
+                Some(refusal) => self.refused(id, &refusal)?,
+                None => self.open(assignment, id)?,
+            }
         }
         Ok(())
+    }
+
+    /// An update was refused. Its worker leaves, and comes back with new error feedback.
+    fn refused(&mut self, id: WorkerId, refusal: &Refusal) -> Result<()> {
+        if self.is_hostile(id) {
+            self.counts.refuse();
+        } else {
+            ensure!(
+                self.unusual.is_some(),
+                "an update of honest worker {id} was refused: {}",
+                refusal.message
+            );
+            self.note(id, |tally| {
+                *tally.refused.entry(refusal.code.to_owned()).or_default() += 1;
+            });
+        }
+        let worker = self.workers.get_mut(&id).context("unknown worker")?;
+        worker.begin_anew();
+        let feedback = worker.life(id);
+        self.decide(&Input::Leave {
+            worker: id,
+            reason: "its update was refused".into(),
+        })?;
+        self.decide(&Input::Join {
+            worker: id,
+            node: NodeId(id.0),
+            feedback,
+        })
+    }
+
+    /// Notes something about an unusual worker.
+    fn note(&mut self, id: WorkerId, note: impl FnOnce(&mut Tally)) {
+        if let Some(unusual) = &mut self.unusual {
+            unusual.note(id, note);
+        }
     }
 
     /// Has a worker open the chunks of its update, if it is to be audited.
@@ -284,6 +402,7 @@ impl<'a> Training<'a> {
                 record: update.record.filter(|_| !self.is_fresh(update.worker)),
             });
         }
+        let before = self.unusual.is_some().then(|| self.weights.clone());
         let merge = merge_round(
             &self.layout,
             &self.outer,
@@ -296,7 +415,9 @@ impl<'a> Training<'a> {
         for (update, regard) in pending.updates.iter().zip(&regards) {
             let hostile = self.is_hostile(update.worker);
             self.counts.add(hostile, regard);
+            self.note(update.worker, |tally| tally.merge(regard));
         }
+        let found = (weights, merge.factors.clone(), regards.clone());
         self.decide(&Input::MergeDone {
             round: pending.round,
             merge: Hash::of(&merge.bytes),
@@ -304,7 +425,11 @@ impl<'a> Training<'a> {
             digest: Hash(merge.digest),
             factors: merge.factors,
             regards,
-        })
+        })?;
+        match before {
+            Some(before) => self.probe(&before, &pending, found),
+            None => Ok(()),
+        }
     }
 
     fn settle(&mut self) -> Result<()> {
@@ -323,13 +448,22 @@ impl<'a> Training<'a> {
         };
         while let Some((assignment, audit)) = due(&self.run) {
             let auditor = self.auditor.as_mut().context("an audit without rules")?;
+            let unusual = self.unusual.as_mut();
+            let class = unusual.as_ref().map(|all| all.class(audit.worker));
+            let tokens = match unusual {
+                Some(all) if all.kind(audit.worker) == Some(Kind::OtherText) => &mut all.other,
+                _ => &mut self.tokens,
+            };
             let finding = auditor.find(
                 (&self.run, &audit),
                 &self.layout,
                 &self.blobs,
                 self.schedule,
-                &mut self.tokens,
+                (class.as_deref().unwrap_or_default(), tokens),
             )?;
+            if let Some(unusual) = &mut self.unusual {
+                unusual.note(audit.worker, |tally| tally.audit(&finding));
+            }
             auditor.watch.found(audit.worker, finding.outcome);
             let (outcome, proven) = (finding.outcome, finding.is_proven());
             self.decide(&Input::Audited {
@@ -359,21 +493,30 @@ impl<'a> Training<'a> {
             auditor.watch.catches(id, round);
         }
         self.fleet.remove(&id);
+        self.note(id, |tally| tally.quarantined += 1);
         self.decide(&Input::Leave {
             worker: id,
             reason: "it failed an audit".into(),
         })?;
         match gone.attack {
-            Some(attack) if attack.is_fresh() => self.join(Some(attack), false, round + 1),
+            Some(attack) if attack.is_fresh() => self.join((Some(attack), None), false, round + 1),
             _ => Ok(()),
         }
     }
 
     /// A worker on a machine of its own joins; `first` is the first round it can take part in.
-    fn join(&mut self, attack: Option<Attack>, known: bool, first: u64) -> Result<()> {
+    fn join(
+        &mut self,
+        (attack, kind): (Option<Attack>, Option<Kind>),
+        known: bool,
+        first: u64,
+    ) -> Result<()> {
         let id = self.next_worker;
         self.next_worker += 1;
-        let worker = Worker::new(self.data, self.inner, &self.layout, (attack, known));
+        let worker = Worker::new(self.data, self.inner, &self.layout, (attack, kind), known);
+        if let (Some(unusual), Some(kind)) = (&mut self.unusual, kind) {
+            unusual.joins(WorkerId(id), kind, worker.class());
+        }
         self.workers.insert(WorkerId(id), worker);
         if let Some(auditor) = &mut self.auditor {
             auditor.watch.joins(WorkerId(id), attack.is_some(), first);
@@ -389,13 +532,20 @@ impl<'a> Training<'a> {
     fn see(&mut self) {
         let probation = self.settings.trust().probation_audits;
         for (id, worker) in &self.workers {
+            // Who still owes an update holds what that started from.
+            let owed = self.run.assignment_of(*id).map(|(_, lease)| lease);
+            let owed = owed.filter(|lease| lease.round < self.run.round());
+            let usual = self.settings.speed();
             let sight = WorkerSight {
-                revision: Some(self.run.revision()),
-                blocks_per_second: self.settings.speed(),
+                revision: Some(owed.map_or(self.run.revision(), |lease| lease.base)),
+                blocks_per_second: worker.kind.map_or(usual, |kind| kind.speed(usual)),
                 last_heard_ms: self.clock,
                 draining: false,
                 trusted: worker.known || worker.passed >= probation,
-                reputation: 1.0,
+                reputation: match (worker.kind, worker.known) {
+                    (Some(_), false) => beyond_probation(worker.passed, probation),
+                    _ => 1.0,
+                },
             };
             self.fleet.insert(*id, sight);
         }

@@ -8,10 +8,13 @@ use opengpu_dataset::TokenStream;
 use opengpu_merge::audit::{commitment, write_openings};
 use opengpu_merge::{Codec, Layout, encode, feedback};
 use opengpu_protocol::SyncSettings;
-use opengpu_rounds::{AssignmentId, Commitment, Hash, Lease, Outcome, Revision, Run, WorkerId};
+use opengpu_rounds::{
+    AssignmentId, Commitment, FeedbackId, Hash, Lease, Outcome, Revision, Run, WorkerId,
+};
 use opengpu_trainer::{InnerLoop, Signals};
 use opengpu_trainer_protocol::{InnerSettings, TrainRequest};
 
+use super::honest::Kind;
 use crate::Data;
 use crate::attack::Attack;
 
@@ -20,6 +23,12 @@ pub(super) struct Worker {
     feedback: Vec<f32>,
     /// What it does, if it is hostile.
     pub(super) attack: Option<Attack>,
+    /// What is unusual about it, if it is honest and one looks at that.
+    pub(super) kind: Option<Kind>,
+    /// Blocks of its newest assignment that it says it completed.
+    pub(super) completed: u64,
+    /// Lives of its error feedback before this one.
+    lives: u64,
     /// Whether it passed its probation before this run.
     pub(super) known: bool,
     /// Audits that it passed in this run.
@@ -71,12 +80,19 @@ impl Worker {
         data: &Data,
         inner: &InnerSettings,
         layout: &Layout,
-        (attack, known): (Option<Attack>, bool),
+        (attack, kind): (Option<Attack>, Option<Kind>),
+        known: bool,
     ) -> Self {
         Self {
-            inner: InnerLoop::new(&data.model, inner),
+            inner: match kind {
+                Some(kind) => kind.inner_loop(&data.model, inner),
+                None => InnerLoop::new(&data.model, inner),
+            },
             feedback: vec![0.0; layout.len()],
             attack,
+            kind,
+            completed: 0,
+            lives: 0,
             known,
             passed: 0,
             progress: vec![0.0; layout.len()],
@@ -109,7 +125,12 @@ impl Worker {
                 blocks.push((range.start, end));
             }
         }
-        let request = schedule.request(run, lease.base, blocks);
+        self.completed = lease.block_count();
+        let mut request = schedule.request(run, lease.base, blocks);
+        if let Some(kind) = self.kind {
+            self.completed = kind.completes(self.completed);
+            request.at_most_blocks = Some(self.completed);
+        }
         let mut local = weights.to_vec();
         for (weight, unsent) in local.iter_mut().zip(&self.feedback) {
             *weight -= keep_unsent * unsent;
@@ -172,6 +193,25 @@ impl Worker {
         let now = self.kept.as_deref().context("it sent nothing to open")?;
         let before = self.kept_before.as_deref();
         Ok(write_openings(layout, chunks, now, before))
+    }
+
+    /// The life of its error feedback.
+    pub(super) fn life(&self, id: WorkerId) -> FeedbackId {
+        FeedbackId(id.0 + (self.lives << 32))
+    }
+
+    /// Its numerics class.
+    pub(super) fn class(&self) -> String {
+        self.inner.numerics_class()
+    }
+
+    /// Its update was refused: it forgets what it did not send, and goes on in a new life.
+    pub(super) fn begin_anew(&mut self) {
+        self.lives += 1;
+        self.feedback.fill(0.0);
+        (self.kept, self.kept_before, self.previous) = (None, None, None);
+        self.unsettled.clear();
+        self.taken_back.clear();
     }
 
     /// Takes back what was not merged of the updates that have their verdict now.

@@ -47,6 +47,12 @@ pub struct Metrics {
     pub updates_refused: Family<CodeLabel, Counter>,
     /// Updates that counted less than their weight in a merge, by code.
     pub updates_counted_less: Family<CodeLabel, Counter>,
+    /// Updates that stood out in their merge, by what.
+    pub updates_flagged: Family<CodeLabel, Counter>,
+    /// Of these, those that were tried alone, by what that found: `passed` or `hurts_alone`.
+    pub updates_tried: Family<CodeLabel, Counter>,
+    /// Loss of the merge that was probed last, of any run, on a few held-out sequences.
+    pub probe_loss: Gauge<f64, AtomicU64>,
     /// Audits ended, by what they found.
     pub audits: Family<CodeLabel, Counter>,
     /// Audited assignments trained again, by whom.
@@ -91,6 +97,9 @@ impl Metrics {
             updates_accepted: Counter::default(),
             updates_refused: Family::default(),
             updates_counted_less: Family::default(),
+            updates_flagged: Family::default(),
+            updates_tried: Family::default(),
+            probe_loss: Gauge::default(),
             audits: Family::default(),
             audit_trainings: Family::default(),
             audits_contradicted: Counter::default(),
@@ -132,6 +141,21 @@ impl Metrics {
             "updates_counted_less",
             "Updates that counted less than their weight in a merge",
             self.updates_counted_less.clone(),
+        );
+        r.register(
+            "updates_flagged",
+            "Updates that stood out in their merge",
+            self.updates_flagged.clone(),
+        );
+        r.register(
+            "updates_tried",
+            "Updates that stood out and were tried alone",
+            self.updates_tried.clone(),
+        );
+        r.register(
+            "probe_loss",
+            "Held-out loss of the merge that was probed last, in nats per token",
+            self.probe_loss.clone(),
         );
         r.register("audits", "Audits ended", self.audits.clone());
         r.register(

@@ -129,7 +129,12 @@ pub fn verdict(verdict: &opengpu_rounds::Verdict) -> Verdict {
         } => Outcome::Merged {
             revision: *revision,
             factor: *factor,
-            reason: regard.and_then(|regard| regard.explanation()),
+            reason: {
+                let counted = regard.and_then(|regard| regard.explanation());
+                let alone = verdict.alone.map(|trial| trial.explanation());
+                let said: Vec<String> = counted.into_iter().chain(alone).collect();
+                (!said.is_empty()).then(|| said.join("; "))
+            },
         },
         opengpu_rounds::Outcome::NotMerged { reason } => Outcome::NotMerged {
             reason: reason.clone(),

@@ -100,19 +100,19 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
     });
     let coordinator = Coordinator::new(Inner {
         store: store.clone(),
-        blobs: blobs.clone(),
+        blobs,
         clock: Clock::new(),
         metrics: Metrics::new(),
         fleet: Fleet::default(),
         checker: Checker::default(),
-        signatures: Signatures::new(store.clone()),
+        signatures: Signatures::new(store),
         operator: OperatorToken::new(&operator),
         enrolment: settings.enrolment,
         limits: Limits::new(&settings.limits),
         ledger: Signer::of(&home)?,
-        trainer: Arc::clone(&trainer),
+        trainer,
         auditing,
-        shared: shared.clone(),
+        shared,
         runs: Default::default(),
         evaluations,
         audits,
@@ -135,7 +135,7 @@ pub async fn serve(settings: ServeSettings) -> anyhow::Result<Bound> {
     coordinator
         .tasks()
         .spawn(crate::caretaker::note_decay(coordinator.clone()));
-    let measuring = tokio::spawn(measure(store, blobs, trainer, shared, queue));
+    let measuring = tokio::spawn(measure(coordinator.clone(), queue));
     let extra = settings
         .extra_routes
         .map_or_else(Router::new, |make| make(&coordinator));
@@ -324,9 +324,7 @@ async fn open_runs(coordinator: &Coordinator) -> anyhow::Result<()> {
                 .insert(stored.evaluation.revision, stored.evaluation);
         }
         for metric in coordinator.store().round_metrics(id, 1000).await? {
-            if let Some(loss) = metric.body.get("loss").and_then(serde_json::Value::as_f64) {
-                run.losses().rounds.insert(metric.round, loss);
-            }
+            run.losses().learn(&metric);
         }
         opened_runs.push((run, mailbox, ownership));
     }

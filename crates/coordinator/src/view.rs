@@ -5,7 +5,7 @@ use opengpu_rounds::{Hash, Member, NodeId, Outcome, RoundSummary, Run, WorkerId}
 
 use crate::Coordinator;
 use crate::clock::unix_ms;
-use crate::driver::{LiveRun, sight};
+use crate::driver::{LiveRun, Losses, sight};
 use crate::fleet::Memory;
 
 /// Rounds over which the speed is averaged.
@@ -53,7 +53,7 @@ pub fn run_view(coordinator: &Coordinator, run: &LiveRun) -> RunView {
         workers,
         rounds: state
             .rounds()
-            .map(|round| round_view(round, losses.rounds.get(&round.round).copied(), now_ms))
+            .map(|round| round_view(round, &losses, now_ms))
             .collect(),
     }
 }
@@ -106,7 +106,7 @@ fn counted_less(member: &Member) -> Option<String> {
     regard??.explanation()
 }
 
-fn round_view(round: &RoundSummary, loss: Option<f64>, now_ms: u64) -> RoundView {
+fn round_view(round: &RoundSummary, losses: &Losses, now_ms: u64) -> RoundView {
     let until = round
         .merged_ms
         .or(round.closed_ms.filter(|_| round.merged == 0))
@@ -117,7 +117,8 @@ fn round_view(round: &RoundSummary, loss: Option<f64>, now_ms: u64) -> RoundView
         assigned: round.assigned,
         merged: round.merged,
         tokens: round.tokens,
-        loss,
+        loss: losses.rounds.get(&round.round).copied(),
+        probe_loss: losses.probes.get(&round.round).copied(),
         upload_bytes: round.upload_bytes,
         merge_bytes: round.merge_bytes,
         duration_ms: until.saturating_sub(round.opened_ms),

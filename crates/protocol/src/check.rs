@@ -141,6 +141,8 @@ fn check_trust(trust: &TrustSettings, sync: &SyncSettings) -> Result<(), SpecErr
     }
     within("trust.probation_audits", trust.probation_audits, 0..=1_000)?;
     within("trust.rollback_above", trust.rollback_above, 0.0..=10.0)?;
+    within("trust.probe_sequences", trust.probe_sequences, 0..=256)?;
+    within("trust.probe_above", trust.probe_above, 0.0..=10.0)?;
     if trust.aggregator == Aggregator::TrustWeighted && !sync.clip_to_median_norm {
         let problem = "trust-weighted looks at directions alone; \
             it needs sync.clip_to_median_norm = true, which limits lengths";
@@ -300,6 +302,10 @@ mod tests {
             ("trust.aggregator", |spec| {
                 spec.sync.clip_to_median_norm = false
             }),
+            ("trust.probe_sequences", |spec| {
+                spec.trust.probe_sequences = 257
+            }),
+            ("trust.probe_above", |spec| spec.trust.probe_above = -0.1),
             ("sync.tau", |spec| spec.sync.tau = f32::NAN),
             ("sync.tau", |spec| spec.sync.tau = 1.5),
             ("sync.outer_rate", |spec| {

@@ -77,6 +77,12 @@ pub struct TrustSettings {
     /// The run goes back to a checkpoint by itself, without the workers whose updates did it, when
     /// a held-out loss is above the lowest one before it by more than this part of that; 0: never.
     pub rollback_above: f64,
+    /// Held-out sequences on which the loss of each merge is measured, and those of updates that
+    /// stand out in it, tried alone; 0: neither is.
+    pub probe_sequences: usize,
+    /// By what part of itself such an update may make that loss worse alone before it is held
+    /// against it.
+    pub probe_above: f64,
     /// Which nodes may take part. In runs with `inner.state = "carry"`, of which nothing can be
     /// audited, only those that an operator let in, whatever this says.
     #[serde(skip_serializing_if = "Nodes::is_anyone")]
@@ -112,6 +118,8 @@ impl Default for TrustSettings {
             audit_tolerance: None,
             probation_audits: PROBATION_AUDITS,
             rollback_above: 0.1,
+            probe_sequences: 8,
+            probe_above: 0.05,
             nodes: Nodes::Anyone,
         }
     }

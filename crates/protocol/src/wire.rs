@@ -491,6 +491,9 @@ pub struct RoundView {
     pub tokens: u64,
     /// Mean training loss of the merged updates.
     pub loss: Option<f64>,
+    /// Loss of what it made on a few held-out sequences, the same in each round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_loss: Option<f64>,
     /// Bytes of the accepted payloads.
     pub upload_bytes: u64,
     /// Bytes of the merge.

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::probe::Trial;
 use crate::{
     AssignmentId, Commitment, FeedbackId, Finding, Hash, NodeId, Revision, RoundSettings, WorkerId,
 };
@@ -250,6 +251,17 @@ pub enum EventKind {
         /// Workers that take part no more because of it, until a person takes them back.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         left_out: Vec<WorkerId>,
+    },
+    /// Updates of a merge, tried alone on the weights before it, made a held-out loss worse than
+    /// is allowed.
+    Probed {
+        /// What the merge made.
+        revision: Revision,
+        /// What was measured of each, and allowed.
+        hurt: Vec<Trial>,
+        /// Those of their workers that did so again soon, whose nodes are suspected.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        suspects: Vec<WorkerId>,
     },
     /// A person took a worker back that was left out.
     Readmitted {

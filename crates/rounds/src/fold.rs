@@ -194,6 +194,7 @@ impl Run {
                 self.fold_rolled_back(at_ms, *to, *revision, (reason, *by_itself));
                 self.leave_out(left_out, reason);
             }
+            EventKind::Probed { hurt, .. } => self.fold_probed(hurt),
             EventKind::Readmitted { worker } => {
                 if let Some(member) = self.members.get_mut(worker) {
                     member.left_out = None;
@@ -549,6 +550,7 @@ impl Member {
             round: Some(round),
             payload,
             outcome,
+            alone: None,
         });
         while self.verdicts.len() > KEPT_VERDICTS {
             let settled = |verdict: &Verdict| verdict.outcome != Outcome::Waiting;

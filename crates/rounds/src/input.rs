@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::probe::Trial;
 use crate::{
     AssignmentId, Commitment, Event, FeedbackId, Finding, Hash, NodeId, Regard, Revision, Run,
     WorkerId,
@@ -119,6 +120,13 @@ pub enum Input {
     },
     /// The coordinator measured a loss on held-out text that no worker chose.
     HeldOut(Look),
+    /// Updates of a merge that stood out were tried alone.
+    Probed {
+        /// What the merge made.
+        revision: Revision,
+        /// What was found about each.
+        trials: Vec<Trial>,
+    },
     /// A person takes a worker back that was left out.
     Readmit {
         /// Whom.

@@ -21,6 +21,7 @@ mod explain;
 mod fold;
 mod ids;
 mod input;
+pub mod probe;
 mod reads;
 pub mod reputation;
 mod rerun;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::Committed;
 use crate::blocks::{BlockPool, Piece};
 use crate::event::{is_whole, whole};
+use crate::probe::Trial;
 use crate::shared::Shared;
 use crate::{
     AssignmentId, Audit, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Regard, Revision,
@@ -204,6 +205,9 @@ pub struct Verdict {
     pub payload: Option<Hash>,
     /// What became of it.
     pub outcome: Outcome,
+    /// What it did alone, where it stood out in its merge and made the loss worse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<Trial>,
 }
 
 /// What became of an update.

@@ -57,6 +57,7 @@ impl Outcome {
                 honest: part(|counted| counted.honest),
                 wronged: part(|counted| counted.wronged),
                 hostile: part(|counted| counted.hostile),
+                refused: counted.iter().map(|counted| counted.refused).sum(),
             },
             audited: Found::of(&own),
         })
@@ -169,6 +170,10 @@ pub fn print(rows: &[(&Row, Outcome)]) {
             outcome.counted.honest,
             outcome.counted.wronged * 100.0,
             match hostile {
+                true if outcome.counted.refused > 0 => format!(
+                    "{:.2} ({} refused)",
+                    outcome.counted.hostile, outcome.counted.refused
+                ),
                 true => format!("{:.2}", outcome.counted.hostile),
                 false => dash(),
             },

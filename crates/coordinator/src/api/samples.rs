@@ -585,6 +585,7 @@ fn run_view() -> RunView {
             merged: 3,
             tokens: 12_288,
             loss: Some(3.25),
+            probe_loss: Some(3.5),
             upload_bytes: 30_000,
             merge_bytes: 33_333,
             duration_ms: 21_000,

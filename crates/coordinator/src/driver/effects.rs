@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::LiveRun;
-use super::evaluator::{Due, Evaluate, due};
+use super::evaluator::{Due, Evaluate, QUEUE, What, due};
+use super::probe::Merged;
 use super::spike::awaits_look;
 use super::weights_file::WeightsFile;
 use super::workshop::{Done, Failed, Job, Recipe};
@@ -28,7 +29,9 @@ pub struct Effects {
     merge: Option<(u64, Revision)>,
     checkpoint: bool,
     asked: BTreeSet<Due>,
-    copying: Option<(Due, oneshot::Receiver<anyhow::Result<WeightsFile>>)>,
+    copying: Option<(What, oneshot::Receiver<anyhow::Result<WeightsFile>>)>,
+    /// The newest merge, if it is still to be probed.
+    merged: Option<Merged>,
     failed_copies: u32,
     copy_not_before: Option<Instant>,
     /// What failed last, for which nothing is started before then.
@@ -47,6 +50,7 @@ impl Effects {
             checkpoint: false,
             asked: BTreeSet::new(),
             copying: None,
+            merged: None,
             failed_copies: 0,
             copy_not_before: None,
             failing: None,
@@ -105,7 +109,8 @@ impl Effects {
                 self.checkpoint = true;
             }
         }
-        self.look_at_evaluations(run, recipe);
+        self.look_at_evaluations(run, recipe.clone());
+        self.look_at_merge(run, recipe);
     }
 
     /// What came of a job, as an input for the state; None when there is nothing to decide.
@@ -195,41 +200,71 @@ impl Effects {
         };
         let (reply, copy) = oneshot::channel();
         if self.jobs.try_send(Job::Copy(recipe, reply)).is_ok() {
-            self.copying = Some((due, copy));
+            self.copying = Some((What::HeldOut(due), copy));
             self.asked.insert(due);
         }
     }
 
-    fn hand_over_copy(&mut self, run: &std::sync::Arc<LiveRun>) {
-        let Some((due, copy)) = &mut self.copying else {
+    /// A merge is durable. What was not begun of the one before it is left out.
+    pub fn probe(&mut self, merged: Option<Merged>) {
+        self.merged = merged;
+    }
+
+    /// Has the newest merge probed, if there is time for that: the weights have not gone on, and
+    /// few held-out losses wait.
+    fn look_at_merge(&mut self, run: &LiveRun, recipe: Option<Recipe>) {
+        if self.copying.is_some() {
+            return;
+        }
+        let Some(merged) = self.merged.take() else {
             return;
         };
-        match copy.try_recv() {
-            Err(oneshot::error::TryRecvError::Empty) => return,
+        let newest = recipe.filter(|recipe| recipe.target == merged.revision);
+        let Some(recipe) = newest.filter(|_| self.evaluations.capacity() > QUEUE / 2) else {
+            tracing::debug!(run = %run.id, revision = %merged.revision, "a merge was not probed: measuring is behind");
+            return;
+        };
+        let (reply, copy) = oneshot::channel();
+        if self.jobs.try_send(Job::Copy(recipe, reply)).is_ok() {
+            self.copying = Some((What::Merge(merged), copy));
+        }
+    }
+
+    fn hand_over_copy(&mut self, run: &std::sync::Arc<LiveRun>) {
+        let Some((what, mut copy)) = self.copying.take() else {
+            return;
+        };
+        let copied = copy.try_recv();
+        let due = match (&what, &copied) {
+            (_, Err(oneshot::error::TryRecvError::Empty)) => {
+                self.copying = Some((what, copy));
+                return;
+            }
+            (What::HeldOut(due), _) => Some(*due),
+            (What::Merge(_), _) => None,
+        };
+        match copied {
             Ok(Ok(weights)) => {
                 self.failed_copies = 0;
-                let evaluate = Evaluate {
-                    run: std::sync::Arc::clone(run),
-                    due: *due,
-                    weights,
-                };
-                if self.evaluations.try_send(evaluate).is_err() {
-                    self.asked.remove(due);
+                let run = std::sync::Arc::clone(run);
+                let sent = self.evaluations.try_send(Evaluate { run, what, weights });
+                if let Some(due) = due.filter(|_| sent.is_err()) {
+                    self.asked.remove(&due);
                 }
             }
             Ok(Err(error)) => {
                 tracing::warn!(run = %run.id, error = format!("{error:#}"), "no weights for an evaluation");
+                let Some(due) = due else { return };
                 self.failed_copies += 1;
                 if self.failed_copies < COPIES {
-                    self.asked.remove(due);
+                    self.asked.remove(&due);
                     let pause = FIRST_PAUSE * 2u32.pow(self.failed_copies);
                     self.copy_not_before = Some(Instant::now() + pause);
                 } else {
-                    run.unmeasured(*due, &error);
+                    run.unmeasured(due, &error);
                 }
             }
-            Err(oneshot::error::TryRecvError::Closed) => {}
+            Err(_) => {}
         }
-        self.copying = None;
     }
 }

@@ -8,14 +8,14 @@ use std::time::Duration;
 use anyhow::ensure;
 use opengpu_protocol::wire::Evaluation;
 use opengpu_rounds::{Input, Phase, Revision};
-use opengpu_trainer_protocol::{SharedFolder, TokenFiles};
+use opengpu_trainer_protocol::TokenFiles;
 use tokio::sync::mpsc;
 
 use super::LiveRun;
+use super::probe::Merged;
 use super::spike::Probe;
 use super::weights_file::WeightsFile;
-use crate::blobs::Blobs;
-use crate::store::Store;
+use crate::Coordinator;
 use crate::trainer::{Trainer, token_files};
 
 /// Windows of a quick look.
@@ -35,12 +35,20 @@ pub struct Due {
     pub full: bool,
 }
 
+/// What is measured.
+pub enum What {
+    /// A held-out loss.
+    HeldOut(Due),
+    /// A merge, and what stood out in it.
+    Merge(Merged),
+}
+
 /// An evaluation to be made.
 pub struct Evaluate {
     /// Of which run.
     pub run: Arc<LiveRun>,
     /// What.
-    pub due: Due,
+    pub what: What,
     /// Its weights.
     pub weights: WeightsFile,
 }
@@ -101,14 +109,10 @@ pub fn due(run: &LiveRun) -> Option<Due> {
 }
 
 /// Measures until nobody can ask any more.
-pub async fn measure(
-    store: Store,
-    blobs: Blobs,
-    trainer: Arc<Trainer>,
-    shared: SharedFolder,
-    mut queue: mpsc::Receiver<Evaluate>,
-) {
-    while let Some(Evaluate { run, due, weights }) = queue.recv().await {
+pub async fn measure(coordinator: Coordinator, mut queue: mpsc::Receiver<Evaluate>) {
+    let (store, blobs) = (coordinator.store(), coordinator.blobs());
+    let (trainer, shared) = (coordinator.trainer(), coordinator.shared_folder());
+    while let Some(Evaluate { run, what, weights }) = queue.recv().await {
         let held_out = &run.dataset.held_out;
         let files = held_out
             .shards
@@ -116,16 +120,23 @@ pub async fn measure(
             .map(|shard| blobs.path(shard.hash))
             .collect();
         let tokens = token_files(&run.dataset, held_out, files);
+        let probe = Probe {
+            run: &run,
+            blobs,
+            trainer: &trainer,
+            shared: &shared,
+            tokens: &tokens,
+        };
+        let due = match what {
+            What::HeldOut(due) => due,
+            What::Merge(merged) => {
+                probe.merge(&merged, &weights, &coordinator).await;
+                continue;
+            }
+        };
         let measured = evaluate(&trainer, &run, due, weights.path(), &tokens).await;
         drop(weights);
         if let Ok(evaluation) = &measured {
-            let probe = Probe {
-                run: &run,
-                blobs: &blobs,
-                trainer: &trainer,
-                shared: &shared,
-                tokens: &tokens,
-            };
             let loss = evaluation.nats_per_token;
             let look = probe
                 .look(due.revision, loss.is_finite().then_some(loss))

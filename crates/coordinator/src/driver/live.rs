@@ -18,12 +18,15 @@ use super::weights_file::WeightsFile;
 use super::workshop::{Job, Recipe};
 use crate::api::error::ApiError;
 use crate::api::intake::Quotas;
-use crate::store::Review;
+use crate::store::{Review, RoundMetric};
 
 /// Inputs that may wait for a decision.
 const MAILBOX: usize = 1024;
 /// Checked payloads that are remembered, so that an announcement needs no second check.
 const CHECKED: usize = 4096;
+
+/// Rounds of which losses are kept in memory.
+const KEPT_LOSSES: usize = 1000;
 
 /// Losses that could not be measured of which the reason is kept.
 const KEPT_UNMEASURED: usize = 16;
@@ -111,10 +114,46 @@ pub struct Losses {
     pub waiting: BTreeMap<AssignmentId, (f64, u64)>,
     /// Mean training loss of merged rounds.
     pub rounds: BTreeMap<u64, f64>,
+    /// Losses of merged rounds on the held-out sequences of the probe.
+    pub probes: BTreeMap<u64, f64>,
     /// Held-out losses, by revision.
     pub evaluations: BTreeMap<Revision, Evaluation>,
     /// Why there is none, by revision, since this process started.
     pub unmeasured: BTreeMap<Revision, String>,
+}
+
+impl Losses {
+    /// What is known of a round, as it is stored.
+    pub(super) fn of_round(&self, lineage: u32, round: u64) -> RoundMetric {
+        let losses = [("loss", &self.rounds), ("probe_loss", &self.probes)];
+        let known = losses.into_iter().filter_map(|(name, losses)| {
+            let loss = losses.get(&round)?;
+            Some((name.to_owned(), serde_json::json!(loss)))
+        });
+        RoundMetric {
+            lineage,
+            round,
+            body: serde_json::Value::Object(known.collect()),
+        }
+    }
+
+    /// Takes note of what was stored.
+    pub fn learn(&mut self, metric: &RoundMetric) {
+        let stored = |name| metric.body.get(name).and_then(serde_json::Value::as_f64);
+        self.rounds
+            .extend(stored("loss").map(|loss| (metric.round, loss)));
+        self.probes
+            .extend(stored("probe_loss").map(|loss| (metric.round, loss)));
+    }
+
+    /// Forgets all but the newest rounds.
+    pub(super) fn forget_old(&mut self) {
+        for losses in [&mut self.rounds, &mut self.probes] {
+            while losses.len() > KEPT_LOSSES {
+                losses.pop_first();
+            }
+        }
+    }
 }
 
 /// A run.

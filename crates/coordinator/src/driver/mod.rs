@@ -9,6 +9,7 @@ mod entries;
 mod evaluator;
 mod live;
 mod open;
+mod probe;
 mod rejection;
 mod sight;
 mod spike;
@@ -19,7 +20,7 @@ mod workshop;
 
 pub use audits::{Answer, Audits, Own, drawn};
 pub use evaluator::{Evaluate, QUEUE, measure};
-pub use live::{LiveRun, Mailbox, is_over};
+pub use live::{LiveRun, Losses, Mailbox, is_over};
 pub use open::open;
 pub use rejection::Rejection;
 pub use sight::sight;

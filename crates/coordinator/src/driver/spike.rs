@@ -73,7 +73,7 @@ impl Probe<'_> {
             return Ok(Vec::new());
         };
         let base = WeightsFile::Blob(self.blobs.path(checkpoint.weights));
-        let Some(before) = self.loss_of(checkpoint.revision, &base).await? else {
+        let Some(before) = self.loss_of(checkpoint.revision, &base, WINDOWS).await? else {
             return Ok(Vec::new());
         };
         let most = before * (1.0 + above / 2.0);
@@ -88,7 +88,7 @@ impl Probe<'_> {
             let update = vec![self.blobs.read(payload).await?];
             let with =
                 WeightsFile::made_of(file, &self.run.layout, weights.clone(), update, None).await?;
-            let loss = self.loss_of(checkpoint.revision, &with).await?;
+            let loss = self.loss_of(checkpoint.revision, &with, WINDOWS).await?;
             tracing::info!(run = %self.run.id, %worker, %payload, before, loss, most, "an update was tried");
             if loss.is_none_or(|loss| loss > most) {
                 suspects.insert(worker);
@@ -97,15 +97,18 @@ impl Probe<'_> {
         Ok(suspects.into_iter().collect())
     }
 
-    async fn loss_of(
+    /// The loss of weights over so many windows of held-out text, always the same ones; None if
+    /// it is no finite number.
+    pub(super) async fn loss_of(
         &self,
         revision: Revision,
         weights: &WeightsFile,
+        windows: usize,
     ) -> anyhow::Result<Option<f64>> {
         let (model, tokens) = (&self.run.model, self.tokens.clone());
         let measured = self
             .trainer
-            .evaluate(revision, model, weights.path(), tokens, Some(WINDOWS))
+            .evaluate(revision, model, weights.path(), tokens, Some(windows))
             .await?;
         let loss = measured.nats_per_token;
         Ok(loss.is_finite().then_some(loss))

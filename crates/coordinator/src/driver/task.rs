@@ -13,18 +13,19 @@ use super::entries::{entries, taken};
 use super::evaluator::Evaluate;
 use super::live::{Answer, DriveError, LiveRun, Mailbox, Message};
 use super::open::{Opened, SNAPSHOT_FORMAT, open};
+use super::probe::Merged;
 use super::rejection::Rejection;
 use super::sight::sight;
 use super::workshop::{Done, Workshop};
 use crate::Coordinator;
 use crate::metrics::CodeLabel;
 use crate::standing::learn_standing;
-use crate::store::{AppendError, Review, RoundMetric};
+use crate::store::{AppendError, Review};
 
 /// Events after which the state is stored as a snapshot.
 const SNAPSHOT_EVERY: u64 = 1000;
 /// Rounds of which measurements are kept.
-const KEPT_METRICS: u64 = 100_000;
+pub(super) const KEPT_METRICS: u64 = 100_000;
 /// Longest sleep without looking at the state.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
@@ -280,7 +281,7 @@ impl Driver {
                     self.fold(events, loss);
                 }
                 self.note_audits(entries).await;
-                self.note_left_out(events).await;
+                self.note_suspects(events).await;
                 Ok(Ok(()))
             }
             // Somebody answered it in the same moment; nothing was stored.
@@ -324,15 +325,17 @@ impl Driver {
         }
     }
 
-    /// The same of the nodes that were left out, who are suspected now.
-    async fn note_left_out(&self, events: &[Event]) {
+    /// The same of the nodes that are suspected now: left out, or whose updates hurt again.
+    async fn note_suspects(&self, events: &[Event]) {
         for event in events {
-            let EventKind::RolledBack { left_out, .. } = &event.kind else {
-                continue;
+            let suspects = match &event.kind {
+                EventKind::RolledBack { left_out, .. } => left_out,
+                EventKind::Probed { suspects, .. } => suspects,
+                _ => continue,
             };
             let nodes: Vec<_> = {
                 let state = self.run.state();
-                let members = left_out.iter().filter_map(|worker| state.member(*worker));
+                let members = suspects.iter().filter_map(|worker| state.member(*worker));
                 members.map(|member| member.node).collect()
             };
             for node in nodes {
@@ -412,6 +415,7 @@ impl Driver {
                     regards,
                     ..
                 } => {
+                    self.effects.probe(Merged::of(&self.run, regards, metrics));
                     metrics.rounds_merged.inc();
                     for code in regards.iter().filter_map(Regard::code) {
                         let code = code.to_owned();
@@ -461,7 +465,7 @@ impl Driver {
                 .collect();
             (updates, state.revision().lineage)
         };
-        let mean = {
+        let metric = {
             let mut losses = self.run.losses();
             let known: Vec<_> = updates
                 .iter()
@@ -477,20 +481,10 @@ impl Driver {
                 .map(|(loss, tokens)| loss * *tokens as f64)
                 .sum();
             let mean = (tokens > 0).then(|| sum / tokens as f64);
-            if let Some(mean) = mean {
-                losses.rounds.insert(round, mean);
-                while losses.rounds.len() > 1000 {
-                    losses.rounds.pop_first();
-                }
-            }
-            mean
-        };
-        let Some(loss) = mean else { return };
-        let body = serde_json::json!({ "loss": loss });
-        let metric = RoundMetric {
-            lineage,
-            round,
-            body,
+            let Some(mean) = mean else { return };
+            losses.rounds.insert(round, mean);
+            losses.forget_old();
+            losses.of_round(lineage, round)
         };
         let (store, run) = (self.coordinator.store().clone(), self.run.id);
         tokio::spawn(async move {

@@ -1,5 +1,7 @@
 //! Weights in a file for the trainer, removed when nobody needs them any more.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,6 +50,26 @@ impl WeightsFile {
                 if digest != known {
                     bail!("their digest is {digest}, and {known} is known");
                 }
+            }
+            Ok(path)
+        })
+        .await?
+    }
+
+    /// These weights plus payloads, each times its factor, in a file of its own. For measuring
+    /// alone: what is added and taken away again differs by rounding.
+    pub async fn varied(
+        &self,
+        mut file: SharedFile,
+        layout: &Arc<Layout>,
+        steps: Vec<(Bytes, f32)>,
+    ) -> anyhow::Result<Self> {
+        let (layout, from) = (Arc::clone(layout), self.path().to_owned());
+        tokio::task::spawn_blocking(move || {
+            let path = Self::Copy(file.path().to_owned());
+            File::open(from)?.read_exact(file.bytes_mut())?;
+            for (payload, factor) in steps {
+                opengpu_merge::add_scaled(&layout, &payload, factor, file.as_f32_mut())?;
             }
             Ok(path)
         })

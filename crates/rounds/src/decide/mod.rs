@@ -3,6 +3,7 @@
 mod audit;
 mod control;
 mod members;
+mod probe;
 mod rollback;
 mod rounds;
 mod sight;
@@ -107,6 +108,7 @@ impl Deciding<'_> {
             Input::Stop { reason } => self.stop(reason),
             Input::RollBack { to, reason } => self.roll_back(*to, reason),
             Input::HeldOut(look) => self.held_out(look),
+            Input::Probed { revision, trials } => self.probed(*revision, trials),
             Input::Readmit { worker } => self.readmit(*worker),
             Input::ReturnCredit {
                 assignment,

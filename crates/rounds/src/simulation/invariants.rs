@@ -320,6 +320,7 @@ impl Invariants {
             }
             EventKind::Forming
             | EventKind::Readmitted { .. }
+            | EventKind::Probed { .. }
             | EventKind::AuditOpened { .. }
             | EventKind::Gathering { .. }
             | EventKind::Paused { .. }

@@ -6,6 +6,7 @@ mod closing;
 mod forming;
 mod golden;
 mod people;
+mod probe;
 mod properties;
 mod rollback;
 mod simulated;

@@ -1,6 +1,7 @@
 //! Any input in any state: decide never panics, fold gives what decide foresaw, snapshots read
 //! back the same, and the next wake is neither missed nor called too early.
 
+use opengpu_rounds::probe::{Flag, Trial};
 use opengpu_rounds::{
     AssignmentId, EventKind, FeedbackId, Fleet, Hash, Input, NodeId, Phase, Revision,
     RoundSettings, Run, WorkerId, WorkerSight,
@@ -90,6 +91,17 @@ fn input() -> impl Strategy<Value = Input> {
             (dice == 0).then(|| Input::Stop { reason: "drawn".into() })
         }),
         1 => (revision(), reason()).prop_map(|(to, reason)| Input::RollBack { to, reason }),
+        2 => (revision(), 0..20u64, worker()).prop_map(|(revision, assignment, worker)| {
+            let trial = Trial {
+                assignment: AssignmentId(assignment),
+                worker,
+                flag: Flag::Clipped,
+                before: 3.0,
+                measured: None,
+                allowed: 3.15,
+            };
+            Input::Probed { revision, trials: vec![trial] }
+        }),
     ]
 }
 
