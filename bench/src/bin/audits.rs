@@ -12,7 +12,9 @@ use opengpu_bench::{Data, Scale};
 use opengpu_merge::Layout;
 use opengpu_merge::audit::{Opened, draw_chunks, typical_length};
 use opengpu_trainer::{Form, Forms, InnerLoop, Signals, fresh_weights};
-use opengpu_trainer_protocol::{InnerSettings, InnerState, Precision, TensorShape, TrainRequest};
+use opengpu_trainer_protocol::{
+    InnerSettings, InnerState, Optimizer, Precision, TensorShape, TrainRequest,
+};
 
 /// Distances between trainings of one assignment
 #[derive(Parser)]
@@ -29,6 +31,9 @@ struct Arguments {
     /// Draws of chunks for each row
     #[arg(long, default_value_t = 1000)]
     draws: u64,
+    /// Train hidden matrices with Muon instead of AdamW
+    #[arg(long)]
+    muon: bool,
     /// Seeds: of first weights, data and rows
     #[arg(long, default_values_t = [1, 2, 3])]
     seeds: Vec<u64>,
@@ -106,6 +111,10 @@ fn main() -> Result<()> {
     for &seed in &arguments.seeds {
         let inner = InnerSettings {
             learning_rate: 8e-3,
+            optimizer: match arguments.muon {
+                true => Optimizer::Muon,
+                false => Optimizer::AdamW,
+            },
             state: InnerState::Reset,
             precision: Precision::Float32,
             ..InnerSettings::default()

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::{Aggregator, Codec, RunSpec, SyncSettings, TrustSettings};
 use opengpu_rounds::RoundSettings;
-use opengpu_trainer_protocol::{InnerSettings, ModelConfig, preset_names};
+use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig, preset_names};
 
 /// Longest name of a run or dataset.
 const NAME_LIMIT: usize = 64;
@@ -112,7 +112,17 @@ fn check_inner(inner: &InnerSettings) -> Result<(), SpecError> {
     within("inner.weight_decay", inner.weight_decay, 0.0..=10.0)?;
     within("inner.gradient_clip", inner.gradient_clip, 1e-6..=1e6)?;
     within("inner.warmup_fraction", inner.warmup_fraction, 0.0..=1.0)?;
-    within("inner.final_fraction", inner.final_fraction, 0.0..=1.0)
+    within("inner.final_fraction", inner.final_fraction, 0.0..=1.0)?;
+    let warmup = inner.round_warmup_steps;
+    within("inner.round_warmup_steps", warmup, 0..=1_000_000)?;
+    if warmup > 0 && inner.state == InnerState::Carry {
+        let problem = format!(
+            "{warmup} steps would warm up moments that inner.state = \"carry\" keeps warm; \
+             leave it 0, or set inner.state = \"reset\""
+        );
+        return field("inner.round_warmup_steps", problem);
+    }
+    Ok(())
 }
 
 fn check_sync(sync: &SyncSettings) -> Result<(), SpecError> {
@@ -245,6 +255,7 @@ fn presets() -> String {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
     use super::*;
+    use opengpu_trainer_protocol::Optimizer;
 
     const FILE: &str = r#"
         name = "shakespeare"
@@ -315,6 +326,13 @@ mod tests {
                 spec.inner.learning_rate = f64::NAN
             }),
             ("inner.beta2", |spec| spec.inner.beta2 = 1.0),
+            ("inner.round_warmup_steps", |spec| {
+                spec.inner.round_warmup_steps = 5
+            }),
+            ("inner.round_warmup_steps", |spec| {
+                spec.inner.state = InnerState::Reset;
+                spec.inner.round_warmup_steps = 1_000_001;
+            }),
             ("model.hidden_size", |spec| {
                 spec.model = ModelConfig::preset("nano");
                 spec.model.as_mut().unwrap().hidden_size = usize::MAX;
@@ -361,6 +379,17 @@ mod tests {
             ..RoundSettings::default()
         };
         assert_eq!(spec.round, round);
+    }
+
+    #[test]
+    fn a_run_file_chooses_its_inner_optimiser_and_warms_its_rounds_up() {
+        let inner = "[inner]\noptimizer = \"muon\"\nstate = \"reset\"\nround_warmup_steps = 5\n";
+        let spec = RunSpec::from_toml(&format!("{FILE}\n{inner}")).unwrap();
+        assert_eq!(spec.inner.optimizer, Optimizer::Muon);
+        assert_eq!(spec.inner.round_warmup_steps, 5);
+        let without = RunSpec::from_toml(FILE).unwrap();
+        assert_eq!(without.inner.optimizer, Optimizer::AdamW);
+        assert!(RunSpec::from_toml(&format!("{FILE}\n[inner]\noptimizer = \"sgd\"\n")).is_err());
     }
 
     #[test]

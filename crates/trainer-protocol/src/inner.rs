@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Inner optimiser (AdamW with decoupled weight decay) and its schedule.
+/// Inner optimiser and its schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InnerSettings {
@@ -26,8 +26,15 @@ pub struct InnerSettings {
     pub schedule: Schedule,
     /// Rate at the end of the run, as a part of the peak.
     pub final_fraction: f64,
+    /// What trains the matrices of the hidden layers.
+    #[serde(skip_serializing_if = "Optimizer::is_adamw")]
+    pub optimizer: Optimizer,
     /// Whether the optimiser's moments outlive a round.
     pub state: InnerState,
+    /// Steps of each round over which the rate rises to what the schedule says, for moments
+    /// that start at zero; see [`Self::round_factor`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub round_warmup_steps: u64,
     /// In which numbers matrix products are computed.
     pub precision: Precision,
     /// Whether a layer's forward pass is computed again for its gradient instead of kept:
@@ -52,7 +59,9 @@ impl Default for InnerSettings {
             warmup_fraction: 0.1,
             schedule: Schedule::Cosine,
             final_fraction: 0.1,
+            optimizer: Optimizer::AdamW,
             state: InnerState::Carry,
+            round_warmup_steps: 0,
             precision: Precision::Auto,
             recompute: false,
             document_mask: false,
@@ -70,6 +79,31 @@ pub enum Schedule {
     WarmupStableDecay,
     /// Constant at the peak.
     Constant,
+}
+
+/// What trains the matrices of the hidden layers. Embedding, norms and head are AdamW's in
+/// any case, with decoupled weight decay (Loshchilov and Hutter 2019).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// AdamW too: two moments for each weight.
+    #[default]
+    AdamW,
+    /// Muon (Jordan et al. 2024): momentum made orthogonal, matrix by matrix; one moment for
+    /// each weight. Its steps are as long as AdamW's (Liu et al. 2025), so that learning rate
+    /// and weight decay may stay.
+    Muon,
+}
+
+impl Optimizer {
+    /// Whether it is what runs had before there was a choice; not written then.
+    fn is_adamw(&self) -> bool {
+        *self == Self::AdamW
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What happens to the optimiser's moments at the end of a round.
@@ -110,5 +144,55 @@ impl InnerSettings {
             Schedule::WarmupStableDecay => ((1.0 - after) / 0.2).min(1.0),
         };
         self.learning_rate * (self.final_fraction + (1.0 - self.final_fraction) * part)
+    }
+
+    /// What the rate of a round's step is multiplied by, `step` counted from 0:
+    /// `(step + 1) / (round_warmup_steps + 1)` during the warm-up, 1 after it. It depends on
+    /// nothing but the place of the step in its assignment, so whoever trains that again
+    /// has the same.
+    pub fn round_factor(&self, step: u64) -> f64 {
+        if step >= self.round_warmup_steps {
+            return 1.0;
+        }
+        (step + 1) as f64 / (self.round_warmup_steps as f64 + 1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn a_round_warms_up_in_equal_steps_and_without_warm_up_not_at_all() {
+        let settings = InnerSettings {
+            round_warmup_steps: 4,
+            ..InnerSettings::default()
+        };
+        let factors: Vec<f64> = (0..6).map(|step| settings.round_factor(step)).collect();
+        assert_eq!(factors, [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]);
+        assert_eq!(InnerSettings::default().round_factor(0), 1.0);
+        let endless = InnerSettings {
+            round_warmup_steps: u64::MAX,
+            ..InnerSettings::default()
+        };
+        assert!(endless.round_factor(0) > 0.0 && endless.round_factor(u64::MAX - 1) <= 1.0);
+    }
+
+    #[test]
+    fn settings_from_before_there_was_a_choice_read_and_write_as_then() {
+        let old = r#"{"batch_sequences":4,"state":"reset"}"#;
+        let settings: InnerSettings = serde_json::from_str(old).unwrap();
+        assert_eq!(settings.optimizer, Optimizer::AdamW);
+        assert_eq!(settings.round_warmup_steps, 0);
+        let text = serde_json::to_string(&settings).unwrap();
+        assert!(!text.contains("optimizer"), "{text}");
+        assert!(!text.contains("round_warmup_steps"), "{text}");
+        let chosen = r#"{"optimizer":"muon","round_warmup_steps":5}"#;
+        let settings: InnerSettings = serde_json::from_str(chosen).unwrap();
+        assert_eq!(settings.optimizer, Optimizer::Muon);
+        let text = serde_json::to_string(&settings).unwrap();
+        let again: InnerSettings = serde_json::from_str(&text).unwrap();
+        assert_eq!(again, settings);
     }
 }

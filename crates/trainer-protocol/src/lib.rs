@@ -12,7 +12,7 @@ mod shared_file;
 mod spawn;
 mod trainer_error;
 
-pub use inner::{InnerSettings, InnerState, Precision, Schedule};
+pub use inner::{InnerSettings, InnerState, Optimizer, Precision, Schedule};
 pub use lines::MAX_LINE_BYTES;
 pub use message::{
     ErrorCode, Reply, ReplyBody, Request, RequestBody, TokenFiles, TrainRequest, VERSION,

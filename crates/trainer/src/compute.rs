@@ -22,7 +22,7 @@ pub struct Forms {
     pub layers: Form,
     /// Final norm, output projection and loss.
     pub head: Form,
-    /// AdamW and the gradient's norm.
+    /// The optimiser's step and the gradient's norm.
     pub optimiser: Form,
 }
 
@@ -84,6 +84,14 @@ impl Compute {
             document_mask: settings.document_mask,
         };
         (compute, complaint)
+    }
+
+    /// The form of Muon's step: fused on the CPU alone.
+    pub fn muon_form(&self) -> Form {
+        match self.device_class {
+            None => self.forms.optimiser,
+            Some(_) => Form::Plain,
+        }
     }
 
     /// Inside one class the same assignment gives the same bytes: build, device, how

@@ -1,11 +1,10 @@
-//! The built-in training application: a Llama decoder on Burn, trained with AdamW over the
-//! blocks of an assignment, spoken to over JSON lines.
+//! The built-in training application: a Llama decoder on Burn, trained over the blocks of
+//! an assignment, spoken to over JSON lines.
 //!
 //! It reads and writes only the files that a request names, opens no connection and knows
 //! nothing of rounds, updates or the coordinator.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-mod adamw;
 mod compute;
 pub mod device;
 mod error;
@@ -19,6 +18,7 @@ mod kernels;
 mod memory;
 mod model;
 mod ops;
+mod optimiser;
 mod preparing;
 mod sample;
 mod serve;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use opengpu_trainer_protocol::ModelConfig;
+use opengpu_trainer_protocol::{InnerSettings, ModelConfig, Optimizer};
 
 use crate::kernels::buffer;
 
@@ -19,12 +19,12 @@ impl Plan {
     /// The least work that fits into `budget` bytes: whole batches first, then smaller and
     /// smaller parts, then parts of one sequence with recomputation. Where nothing fits
     /// that is the plan, and the step will tell.
-    pub fn fitting(model: &ModelConfig, batch: usize, recompute: bool, budget: u64) -> Self {
+    pub fn fitting(model: &ModelConfig, settings: &InnerSettings, budget: u64) -> Self {
         let mut plan = Self {
-            micro_batch: batch.max(1),
-            recompute,
+            micro_batch: settings.batch_sequences.max(1),
+            recompute: settings.recompute,
         };
-        while plan.bytes(model, batch) > budget {
+        while plan.bytes(model, settings) > budget {
             match plan.smaller() {
                 Some(smaller) => plan = smaller,
                 None => break,
@@ -51,13 +51,11 @@ impl Plan {
         }
     }
 
-    /// About the bytes of a step on `batch` sequences: weights, moments and gradient, and what the
-    /// forward pass keeps.
-    pub fn bytes(self, model: &ModelConfig, batch: usize) -> u64 {
-        // Sizes of a hostile model multiply to more than 64 bits.
-        let wide = |size: usize| size as u128;
-        let summing = u128::from(self.micro_batch < batch);
-        let weights = wide(model.parameters()) * (4 + summing);
+    /// About the bytes of a step: weights, moments and gradient, and what the forward pass keeps
+    /// or, after it, the optimiser takes.
+    pub fn bytes(self, model: &ModelConfig, settings: &InnerSettings) -> u64 {
+        let summing = u128::from(self.micro_batch < settings.batch_sequences);
+        let weights = wide(model.parameters()) * (2 + summing) + moments(model, settings.optimizer);
         let length = wide(model.max_position_embeddings);
         let rows = wide(self.micro_batch) * length;
         let (width, hidden) = (wide(model.hidden_size), wide(model.intermediate_size));
@@ -75,8 +73,32 @@ impl Plan {
         let scores = wide(rayon::current_num_threads()) * 2 * 128 * length;
         let passing = rows * (5 * width + 2 * kv_width + 2 * hidden) + scores;
         let logits = (1 << 21).max(128 * wide(model.vocab_size)) + 3 * rows * width;
-        u64::try_from(4 * (weights + kept + passing.max(logits))).unwrap_or(u64::MAX)
+        // Direction and next iterate of the largest matrix, and two squares of its shorter side.
+        let optimising = match settings.optimizer {
+            Optimizer::AdamW => 0,
+            Optimizer::Muon => 2 * width * (width.max(hidden) + width.min(hidden)),
+        };
+        let working = (kept + passing.max(logits)).max(optimising);
+        u64::try_from(4 * (weights + working)).unwrap_or(u64::MAX)
     }
+}
+
+/// Numbers that the optimiser keeps from step to step: two for each weight, and one where it is
+/// Muon's.
+fn moments(model: &ModelConfig, optimizer: Optimizer) -> u128 {
+    let both = 2 * wide(model.parameters());
+    let (width, hidden) = (wide(model.hidden_size), wide(model.intermediate_size));
+    let kv_width = width / wide(model.num_attention_heads) * wide(model.num_key_value_heads);
+    let layer = width * (2 * width + 2 * kv_width + 3 * hidden);
+    match optimizer {
+        Optimizer::AdamW => both,
+        Optimizer::Muon => both.saturating_sub(wide(model.num_hidden_layers) * layer),
+    }
+}
+
+/// Sizes of a hostile model multiply to more than 64 bits.
+fn wide(size: usize) -> u128 {
+    size as u128
 }
 
 /// Bytes that a step may take: most of what this machine, or the group that the process is
@@ -95,8 +117,9 @@ pub fn allowed() -> u64 {
 
 /// Holds the pool to a step of `model` within `budget` bytes: weights and moments lie beside
 /// it.
-pub fn hold_to(budget: u64, model: &ModelConfig) {
-    let beside = 12 * model.parameters() as u64;
+pub fn hold_to(budget: u64, model: &ModelConfig, optimizer: Optimizer) {
+    let beside = 4 * (wide(model.parameters()) + moments(model, optimizer));
+    let beside = u64::try_from(beside).unwrap_or(u64::MAX);
     let room = usize::try_from(budget.saturating_sub(beside)).unwrap_or(usize::MAX);
     buffer::limit(buffer::held().saturating_add(room));
 }
@@ -136,7 +159,8 @@ mod tests {
     #[test]
     fn a_plan_shrinks_with_the_budget_until_one_sequence_is_computed_twice() {
         let model = ModelConfig::preset("mini").unwrap();
-        let mut last = Plan::fitting(&model, 8, false, u64::MAX);
+        let settings = InnerSettings::default();
+        let mut last = Plan::fitting(&model, &settings, u64::MAX);
         assert_eq!(
             last,
             Plan {
@@ -146,8 +170,8 @@ mod tests {
         );
         let mut seen = vec![last];
         for budget in (0..2000).rev().map(|megabytes| megabytes << 20) {
-            let plan = Plan::fitting(&model, 8, false, budget);
-            assert!(plan.bytes(&model, 8) <= budget || plan.smaller().is_none());
+            let plan = Plan::fitting(&model, &settings, budget);
+            assert!(plan.bytes(&model, &settings) <= budget || plan.smaller().is_none());
             if plan != last {
                 seen.push(plan);
                 last = plan;
@@ -161,6 +185,21 @@ mod tests {
             shapes,
             [(8, false), (4, false), (2, false), (1, false), (1, true)]
         );
+    }
+
+    #[test]
+    fn muon_keeps_one_number_less_for_each_weight_of_a_hidden_matrix() {
+        for preset in ["pico", "mini", "base"] {
+            let model = ModelConfig::preset(preset).unwrap();
+            let hidden = model
+                .tensors()
+                .into_iter()
+                .filter(|tensor| tensor.shape.len() > 1 && tensor.name.contains(".layers."));
+            let matrices: usize = hidden.map(|tensor| tensor.len()).sum();
+            let [both, fewer] = [Optimizer::AdamW, Optimizer::Muon].map(|of| moments(&model, of));
+            assert_eq!(both, 2 * wide(model.parameters()));
+            assert_eq!(both - fewer, wide(matrices), "{preset}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use opengpu_trainer_protocol::ModelConfig;
 
 use crate::compute::{Compute, Form};
 use crate::gradient::Gradient;
-use crate::kernels::{attention::Heads, rotary};
+use crate::kernels::{attention::Heads, muon::Stack, rotary};
 use crate::ops::{self, LayerSettings, LayerWeights, Numerics, plain};
 use crate::tokens::first_visible;
 
@@ -104,6 +104,28 @@ impl Llama {
         if let Some(head) = &mut self.head {
             visitor.visit(head);
         }
+    }
+
+    /// Of every tensor that [`Self::visit`] shows, in that order, the matrices of a hidden layer
+    /// that it is a stack of; none for embedding, head and gains.
+    pub fn stacks(&self) -> Vec<Option<Stack>> {
+        let (width, hidden) = (self.config.hidden_size, self.config.intermediate_size);
+        let heads = heads(&self.config);
+        let kv_width = heads.kv_heads * heads.head_width;
+        let stack = |rows, columns| Some(Stack { rows, columns });
+        let layer = [
+            None,
+            stack([width, kv_width, kv_width], width), // query, key, value
+            stack([width, 0, 0], width),
+            None,
+            stack([hidden, hidden, 0], width), // gate, up
+            stack([width, 0, 0], hidden),
+        ];
+        let mut stacks = vec![None];
+        stacks.extend(self.layers.iter().flat_map(|_| layer));
+        stacks.push(None);
+        stacks.extend(self.head.as_ref().map(|_| None));
+        stacks
     }
 
     /// The flat weights, in canonical order.

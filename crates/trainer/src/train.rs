@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use opengpu_dataset::TokenStream;
 use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig, TrainRequest};
 
-use crate::adamw::AdamW;
 use crate::compute::{Compute, Forms};
 use crate::device::{Chosen, Kind, Memory};
 use crate::error::{Result, TrainerError};
@@ -17,6 +16,7 @@ use crate::gradient::Gradient;
 use crate::kernels::{OutOfMemory, buffer};
 use crate::memory::{self, Plan};
 use crate::model::Llama;
+use crate::optimiser::Optimiser;
 use crate::tokens::{Blocks, Pair};
 
 /// How often progress is told.
@@ -67,7 +67,7 @@ pub struct InnerLoop {
     plan: Plan,
     /// Whether memory ran out during the assignment, so that its steps were not all alike.
     cut_again: bool,
-    optimiser: AdamW,
+    optimiser: Optimiser,
 }
 
 impl InnerLoop {
@@ -82,7 +82,6 @@ impl InnerLoop {
         if let Some(complaint) = complaint {
             eprintln!("{complaint}");
         }
-        let batch = settings.batch_sequences;
         let budget = match device.memory {
             Memory::Shared => memory::budget(),
             Memory::Own(Some(bytes)) => memory::most_of(bytes).min(memory::allowed()),
@@ -90,9 +89,9 @@ impl InnerLoop {
             Memory::Own(None) => memory::allowed(),
         };
         if device.kind == Kind::Cpu {
-            memory::hold_to(budget, model);
+            memory::hold_to(budget, model, settings.optimizer);
         }
-        let plan = Plan::fitting(model, batch, settings.recompute, budget);
+        let plan = Plan::fitting(model, settings, budget);
         compute.recompute = plan.recompute;
         Self {
             model: model.clone(),
@@ -100,7 +99,7 @@ impl InnerLoop {
             compute,
             plan,
             cut_again: false,
-            optimiser: AdamW::default(),
+            optimiser: Optimiser::default(),
         }
     }
 
@@ -206,7 +205,7 @@ impl InnerLoop {
         let blocks = check(request, &self.model, &self.settings, tokens)?;
         self.cut_again = false;
         if self.settings.state == InnerState::Reset {
-            self.optimiser = AdamW::default();
+            self.optimiser = Optimiser::default();
         }
         let mut llama = self.place(&weights);
         drop(weights);
@@ -219,7 +218,7 @@ impl InnerLoop {
                 Ok((trained, weights))
             }
             Err(error) => {
-                self.optimiser = AdamW::default();
+                self.optimiser = Optimiser::default();
                 Err(error)
             }
         }
@@ -257,9 +256,9 @@ impl InnerLoop {
                 // does something and cutting a run into assignments changes nothing.
                 let part = (trained.steps as f64 + 0.5) / (of * steps_per_block) as f64;
                 let from = request.progress_from;
-                let rate = self
-                    .settings
-                    .rate_at(from + (request.progress_to - from) * part);
+                let progress = from + (request.progress_to - from) * part;
+                let warmup = self.settings.round_factor(trained.steps);
+                let rate = self.settings.rate_at(progress) * warmup;
                 let loss = self.step(llama, &batch, rate)?;
                 losses += loss;
                 trained.steps += 1;

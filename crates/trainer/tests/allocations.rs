@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use opengpu_trainer::{InnerLoop, Pair, fresh_weights};
-use opengpu_trainer_protocol::{InnerSettings, ModelConfig, Precision};
+use opengpu_trainer_protocol::{InnerSettings, ModelConfig, Optimizer, Precision};
 
 /// Allocations at least this long are counted.
 const LARGE: usize = 64 << 10;
@@ -39,8 +39,14 @@ fn a_step_uses_the_memory_of_the_step_before() {
     let model = ModelConfig::preset("nano").unwrap();
     let length = model.max_position_embeddings;
     for precision in [Precision::Float32, Precision::Bfloat16] {
-        for (micro_batch, recompute) in [(8, false), (2, false), (8, true)] {
+        for (micro_batch, recompute, optimizer) in [
+            (8, false, Optimizer::AdamW),
+            (2, false, Optimizer::AdamW),
+            (8, true, Optimizer::AdamW),
+            (8, false, Optimizer::Muon),
+        ] {
             let settings = InnerSettings {
+                optimizer,
                 precision,
                 recompute,
                 ..InnerSettings::default()
@@ -59,7 +65,9 @@ fn a_step_uses_the_memory_of_the_step_before() {
                 training.step(&mut llama, &batch, 1e-3).unwrap();
                 allocations.push(COUNT.load(Ordering::Relaxed) - before);
             }
-            let what = format!("{precision:?}, {micro_batch} at a time, recompute {recompute}");
+            let what = format!(
+                "{optimizer:?}, {precision:?}, {micro_batch} at a time, recompute {recompute}"
+            );
             assert!(allocations[0] > 0, "{what}: {allocations:?}");
             assert_eq!(allocations[3..], [0, 0], "{what}: {allocations:?}");
         }

@@ -11,6 +11,7 @@ pub mod buffer;
 pub mod exp;
 pub mod loss;
 pub mod matrix;
+pub mod muon;
 pub mod norm;
 mod out_of_memory;
 pub mod precision;

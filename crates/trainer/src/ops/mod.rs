@@ -12,11 +12,13 @@ mod cube;
 mod flex;
 mod forward_only;
 mod fused;
+mod muon;
 pub mod plain;
 
 pub use fused::{
     FusedOps, LayerWeights, adamw, embed, head_loss, head_token_losses, layer, norm, squares,
 };
+pub use muon::muon;
 
 use burn::backend::Backend;
 use burn::backend::tensor::{FloatTensor, IntTensor};

@@ -9,6 +9,7 @@ use burn::tensor::{Int, Tensor};
 use super::{LayerSettings, LayerWeights, Numerics};
 use crate::kernels::adamw::Step;
 use crate::kernels::attention::Heads;
+use crate::kernels::muon;
 
 /// See [`super::embed`].
 pub fn embed(table: Tensor<2>, tokens: Tensor<1, Int>) -> Tensor<2> {
@@ -147,4 +148,45 @@ pub fn adamw(state: [Tensor<1>; 3], gradient: Tensor<1>, step: Step) -> [Tensor<
     let change = first.clone() / second.clone().sqrt().add_scalar(step.epsilon);
     let weights = weights.mul_scalar(step.keep) - change.mul_scalar(step.rate);
     [weights, first, second]
+}
+
+/// See [`super::muon()`].
+pub fn muon(
+    state: [Tensor<1>; 2],
+    gradient: Tensor<1>,
+    stack: muon::Stack,
+    step: muon::Step,
+) -> [Tensor<1>; 2] {
+    let [weights, momentum] = state;
+    let gradient = gradient.mul_scalar(step.factor * (1.0 - muon::MOMENTUM));
+    let momentum = momentum.mul_scalar(muon::MOMENTUM) + gradient.clone();
+    let ahead = momentum.clone().mul_scalar(muon::MOMENTUM) + gradient;
+    let columns = stack.columns;
+    let direction = stack.matrices().map(|(first, rows)| {
+        let matrix = ahead.clone().narrow(0, first * columns, rows * columns);
+        orthogonal(matrix.reshape([rows, columns]))
+            .mul_scalar(muon::scale(rows, columns))
+            .reshape([rows * columns])
+    });
+    let direction = Tensor::cat(direction.collect(), 0);
+    let weights = weights.mul_scalar(step.keep) - direction.mul_scalar(step.rate);
+    [weights, momentum]
+}
+
+/// Newton–Schulz iterations, see [`muon`](crate::kernels::muon).
+fn orthogonal(matrix: Tensor<2>) -> Tensor<2> {
+    let [a, b, c] = muon::COEFFICIENTS;
+    let [rows, columns] = matrix.dims();
+    let wide = |matrix: Tensor<2>| match rows <= columns {
+        true => matrix,
+        false => matrix.transpose(),
+    };
+    let length: Tensor<1> = matrix.clone().powf_scalar(2.0).sum().sqrt();
+    let x = wide(matrix) / length.add_scalar(muon::EPSILON).unsqueeze();
+    let x = (0..muon::ITERATIONS).fold(x, |x, _| {
+        let square = x.clone().matmul(x.clone().transpose());
+        let sum = square.clone().mul_scalar(b) + square.clone().matmul(square).mul_scalar(c);
+        x.clone().mul_scalar(a) + sum.matmul(x)
+    });
+    wide(x)
 }

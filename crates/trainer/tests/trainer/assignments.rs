@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use opengpu_trainer_protocol::{InnerState, ReplyBody, RequestBody, VERSION};
+use opengpu_trainer_protocol::{InnerState, Optimizer, ReplyBody, RequestBody, VERSION};
 
 use crate::support::{Bench, Trainer, loss};
 
@@ -62,27 +62,89 @@ fn a_small_model_learns_over_the_protocol() {
 }
 
 #[test]
+fn a_small_model_learns_with_muon() {
+    for (state, round_warmup_steps) in [(InnerState::Carry, 0), (InnerState::Reset, 5)] {
+        let mut bench = Bench::new();
+        bench.inner.optimizer = Optimizer::Muon;
+        bench.inner.state = state;
+        bench.inner.round_warmup_steps = round_warmup_steps;
+        let mut trainer = Trainer::start(2);
+        trainer.ask(bench.initialise(1, "w0"));
+        trainer.ask(bench.load("w0"));
+        let before = trainer.ask(bench.evaluate());
+        trainer.ask(RequestBody::Train(bench.assignment(&[(0, 40)], "w1")));
+        trainer.ask(bench.load("w1"));
+        let after = trainer.ask(bench.evaluate());
+        assert!(loss(&after) < loss(&before) - 0.5, "{before:?} {after:?}");
+        trainer.close().unwrap();
+    }
+}
+
+#[test]
 fn the_same_assignment_gives_the_same_bytes_twice_and_with_other_threads() {
     let mut bench = Bench::new();
     bench.inner.state = InnerState::Reset;
-    let mut results = Vec::new();
-    for threads in [1, 1, 3] {
-        let mut trainer = Trainer::start(threads);
-        trainer.ask(bench.initialise(1, "w0"));
-        trainer.ask(bench.load("w0"));
-        for out in ["a", "b"] {
-            let request = bench.assignment(&[(3, 9), (50, 53)], out);
-            let reply = trainer.ask(RequestBody::Train(request));
-            assert!(
-                matches!(reply, ReplyBody::Trained { steps: 18, .. }),
-                "{reply:?}"
-            );
-            results.push(std::fs::read(bench.path(out)).unwrap());
+    let mut all = Vec::new();
+    for (optimizer, round_warmup_steps) in [
+        (Optimizer::AdamW, 0),
+        (Optimizer::AdamW, 5),
+        (Optimizer::Muon, 0),
+        (Optimizer::Muon, 5),
+    ] {
+        bench.inner.optimizer = optimizer;
+        bench.inner.round_warmup_steps = round_warmup_steps;
+        let mut results = Vec::new();
+        for threads in [1, 1, 3] {
+            let mut trainer = Trainer::start(threads);
+            trainer.ask(bench.initialise(1, "w0"));
+            trainer.ask(bench.load("w0"));
+            for out in ["a", "b"] {
+                let request = bench.assignment(&[(3, 9), (50, 53)], out);
+                let reply = trainer.ask(RequestBody::Train(request));
+                assert!(
+                    matches!(reply, ReplyBody::Trained { steps: 18, .. }),
+                    "{reply:?}"
+                );
+                results.push(std::fs::read(bench.path(out)).unwrap());
+            }
+            trainer.close().unwrap();
         }
-        trainer.close().unwrap();
+        let what = format!("{optimizer:?}, {round_warmup_steps} steps of warm-up");
+        assert!(results.iter().all(|result| *result == results[0]), "{what}");
+        all.push(results.swap_remove(0));
     }
-    assert!(results.iter().all(|result| *result == results[0]));
-    assert_ne!(results[0], std::fs::read(bench.path("w0")).unwrap());
+    all.push(std::fs::read(bench.path("w0")).unwrap());
+    for (place, result) in all.iter().enumerate() {
+        assert!(!all[..place].contains(result), "{place}");
+    }
+}
+
+#[test]
+fn each_assignment_warms_up_anew() {
+    let mut bench = Bench::new();
+    bench.inner.state = InnerState::Reset;
+    bench.inner.round_warmup_steps = 999;
+    let mut trainer = Trainer::start(1);
+    trainer.ask(bench.initialise(1, "w0"));
+    trainer.ask(bench.load("w0"));
+    let read = |name: &str| {
+        let bytes = std::fs::read(bench.path(name)).unwrap();
+        let numbers = bytes.as_chunks::<4>().0.iter();
+        numbers.map(|b| f32::from_le_bytes(*b)).collect::<Vec<_>>()
+    };
+    // Two of four steps each: rates of 1 and 2 thousandths of the peak at most.
+    let most = 2.0 * bench.inner.learning_rate as f32 * 0.003;
+    for out in ["first", "second"] {
+        let mut request = bench.assignment(&[(0, 2)], out);
+        request.at_most_blocks = Some(1);
+        trainer.ask(RequestBody::Train(request));
+        let moved = read("w0").into_iter().zip(read(out));
+        let moved = moved.fold(0f32, |most, (before, after)| {
+            most.max((before - after).abs())
+        });
+        assert!(moved > 0.0 && moved < most, "{moved}, at most {most}");
+    }
+    assert_eq!(read("first"), read("second"));
 }
 
 /// The test starts its own program twice more; with this variable set it is such a child

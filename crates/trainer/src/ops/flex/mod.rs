@@ -8,6 +8,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 
 use self::memory::{dense, integers, slice, slice_mut, tensor};
+use super::muon::MuonOps;
 use super::{
     AttentionInputs, AttentionSaved, FusedKernels, HeadInputs, LayerSettings, MlpInputs, Numerics,
 };
@@ -16,7 +17,7 @@ use crate::kernels::attention::{self, Saved};
 use crate::kernels::buffer::Buffer;
 use crate::kernels::matrix::{Into, Matrix, ROWS_PER_TASK, for_tasks, multiply};
 use crate::kernels::precision::Precision;
-use crate::kernels::{loss, norm, rotary, swiglu};
+use crate::kernels::{loss, muon, norm, rotary, swiglu};
 
 fn sizes<const D: usize>(tensor: &FlexTensor) -> [usize; D] {
     tensor.shape().dims()
@@ -343,5 +344,20 @@ impl FusedKernels for Flex {
             step,
         );
         state
+    }
+}
+
+impl MuonOps for Flex {
+    fn muon(
+        mut weights: FloatTensor<Self>,
+        mut momentum: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        stack: muon::Stack,
+        step: muon::Step,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let gradient = dense(gradient);
+        let (weight, moment) = (slice_mut(&mut weights), slice_mut(&mut momentum));
+        muon::update(weight, moment, slice(&gradient), stack, step);
+        (weights, momentum)
     }
 }
