@@ -17,6 +17,7 @@ mod synchronous;
 mod table;
 pub mod turns;
 pub mod untrained;
+mod word;
 
 pub use attack::{ATTACKS, Attack, Hostile};
 pub use data::{Data, Scale};
@@ -24,3 +25,4 @@ pub use federated::{Audited, Auditing, Counted, Federated, Figures, Kind, Tally}
 pub use known::{Doing, Known};
 pub use synchronous::synchronous;
 pub use table::{Experiment, Limit, Method, Row, Table};
+pub use word::word;

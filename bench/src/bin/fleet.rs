@@ -218,12 +218,15 @@ fn print_memory(fleet: &Installation, after: &Marks, parameters: f64) -> Result<
 fn print_verdicts(fleet: &Installation) -> Result<()> {
     /// What both say, and the field by which they mean the same.
     const DECISIONS: [(&str, &str, &str, &str); 2] = [
-        ("accepted", "update accepted", "update accepted", "assignment"),
+        (
+            "accepted",
+            "update accepted",
+            "update accepted",
+            "assignment",
+        ),
         ("merged", "merge is durable", "update merged", "revision"),
     ];
-    println!(
-        "\n| verdict | seen by nodes | after, median, ms | at most, ms |\n|---|---|---|---|"
-    );
+    println!("\n| verdict | seen by nodes | after, median, ms | at most, ms |\n|---|---|---|---|");
     let decided = fleet.said()?;
     for (name, here, there, field) in DECISIONS {
         // Assignments are numbers in one log and text in the other.

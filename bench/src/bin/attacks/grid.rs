@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use opengpu_bench::{
-    ATTACKS, Attack, Auditing, Experiment, Federated, Figures, Hostile, Known, Method, Scale,
+    ATTACKS, Attack, Auditing, Experiment, Federated, Figures, Hostile, Known, Method, Scale, word,
 };
 use opengpu_protocol::{Aggregator, SyncSettings, TrustSettings};
 use opengpu_trainer_protocol::{InnerSettings, InnerState, Precision};
@@ -246,10 +246,4 @@ impl Row {
         })
         .collect()
     }
-}
-
-/// A name as files write it.
-pub fn word(value: &impl serde::Serialize) -> String {
-    let json = serde_json::to_string(value).unwrap_or_default();
-    json.trim_matches('"').to_owned()
 }

@@ -1,9 +1,9 @@
 //! What a row came to, as a line of the table and against its limit.
 
 use anyhow::{Result, bail};
-use opengpu_bench::{Audited, Counted, Figures, Known};
+use opengpu_bench::{Audited, Counted, Figures, Known, word};
 
-use crate::grid::{Limit, Row, word};
+use crate::grid::{Limit, Row};
 
 /// What a row came to, as the mean of its seeds.
 pub struct Outcome {
