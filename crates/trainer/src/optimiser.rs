@@ -20,6 +20,10 @@ pub struct Optimiser {
 }
 
 /// What is remembered of a tensor's gradients, by whoever updates it.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the larger is the usual one, and a step moves each once"
+)]
 enum Moments {
     /// First and second moment.
     AdamW([Tensor<1>; 2]),
