@@ -85,9 +85,9 @@ fn main() -> Result<()> {
 
 fn print(all: &BTreeMap<Kind, Tally>) {
     println!(
-        "\n| workers | updates | refused | merged | counted, mean | under half | stood out | hurt alone | suspected | audits | failed | farthest, of what is allowed | quarantined |"
+        "\n| workers | updates | refused | merged | counted, mean | under half | stood out | hurt alone | audits | failed | farthest, of what is allowed | quarantined |"
     );
-    println!("|{}", "---|".repeat(13));
+    println!("|{}", "---|".repeat(12));
     for (kind, tally) in all {
         line(kind.what(), tally);
     }
@@ -107,7 +107,7 @@ fn print(all: &BTreeMap<Kind, Tally>) {
 
 fn line(what: &str, tally: &Tally) {
     println!(
-        "| {what} | {} | {} | {} | {:.2} | {} | {} | {} | {} | {} | {} | {:.3} | {} |",
+        "| {what} | {} | {} | {} | {:.2} | {} | {} | {} | {} | {} | {:.3} | {} |",
         tally.updates,
         tally.refused.values().sum::<u64>(),
         tally.merged,
@@ -115,7 +115,6 @@ fn line(what: &str, tally: &Tally) {
         tally.under_half,
         tally.flagged,
         tally.hurt,
-        tally.suspected,
         tally.audits,
         tally.failed,
         tally.farthest,

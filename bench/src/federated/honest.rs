@@ -146,8 +146,6 @@ pub struct Tally {
     pub flagged: u64,
     /// Of these, those that were tried alone, and made the loss worse than is allowed.
     pub hurt: u64,
-    /// How often one of them was suspected for that.
-    pub suspected: u64,
     /// Audits made.
     pub audits: u64,
     /// Of these, how many failed.
@@ -181,7 +179,6 @@ impl Tally {
         self.under_half += other.under_half;
         self.flagged += other.flagged;
         self.hurt += other.hurt;
-        self.suspected += other.suspected;
         self.audits += other.audits;
         self.failed += other.failed;
         self.farthest = self.farthest.max(other.farthest);

@@ -6,10 +6,11 @@ use opengpu_trainer_protocol::Precision;
 use crate::RunSpec;
 
 /// Tolerances by precision, and what is added to them divided by the number of steps: well above
-/// what honest trainings differ by, below what a worker differs by that leaves out a tenth of its
-/// steps.
+/// what honest trainings differ by, most of all at the end of a run, where progress is small; in
+/// float32 below what a worker differs by that leaves out a tenth of its steps, in bfloat16 that
+/// leaves out a quarter.
 const FLOAT32: (f64, f64) = (0.01, 0.06);
-const BFLOAT16: (f64, f64) = (0.07, 0.1);
+const BFLOAT16: (f64, f64) = (0.15, 0.2);
 /// Inside one numerics class, where the distance is 0. Above all that other float32 arithmetic was
 /// measured to differ by (2.2e-4, in a single step), so that two builds that call themselves the
 /// same accuse nobody.
@@ -78,7 +79,7 @@ mod tests {
         // Its letters are the same, its bytes need not be.
         let of_gpu = spec("", "").audit_tolerance_between(GPU, GPU, 20);
         assert_eq!(of_gpu, spec("", "").audit_tolerance(20));
-        assert!((of_gpu - 0.075).abs() < 1e-12);
+        assert!((of_gpu - 0.16).abs() < 1e-12);
     }
 
     #[test]

@@ -191,14 +191,24 @@ impl AuditRules {
         *self == Self::default()
     }
 
-    /// Whether an update is audited, by the number that was drawn for it.
-    pub(crate) fn picks(&self, sight: Option<&WorkerSight>, waiting: usize, draw: u64) -> bool {
+    /// Whether an update is audited, by the number that was drawn for it. Of who `stands_out`
+    /// each is, as of who is not trusted.
+    pub(crate) fn picks(
+        &self,
+        sight: Option<&WorkerSight>,
+        stands_out: bool,
+        waiting: usize,
+        draw: u64,
+    ) -> bool {
         // 53 bits: what a float64 holds.
         let part = (draw >> 11) as f64 / (1u64 << 53) as f64;
         let Some(trusted) = sight.filter(|sight| sight.trusted) else {
             return self.enabled;
         };
-        let rate = audit_rate(self.rate, trusted.reputation);
+        let rate = match stands_out {
+            true => 1.0,
+            false => audit_rate(self.rate, trusted.reputation),
+        };
         self.enabled && part < rate && waiting < WAITING_AUDITS
     }
 }

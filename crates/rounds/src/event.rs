@@ -259,9 +259,6 @@ pub enum EventKind {
         revision: Revision,
         /// What was measured of each, and allowed.
         hurt: Vec<Trial>,
-        /// Those of their workers that did so again soon, whose nodes are suspected.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        suspects: Vec<WorkerId>,
     },
     /// A person took a worker back that was left out.
     Readmitted {

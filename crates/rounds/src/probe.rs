@@ -3,13 +3,13 @@
 //! Comparing the updates of a round refuses none of them: an angle or a length is no evidence,
 //! for who has a tiny batch or comes late looks odd, too. So the coordinator takes the weights
 //! from before the merge, subtracts such an update alone, and measures the loss on a few
-//! held-out sequences. An honest update makes it lower or hardly changes it. One that makes it
-//! worse than is allowed is recorded; only who does that again soon is suspected, which is no
-//! proof either: it is audited like a newcomer.
+//! held-out sequences. One that makes it worse than is allowed is recorded, and its worker's next
+//! updates are audited, all of them. That is no punishment: who trained what it was given, on text
+//! unlike the rest or with few steps, passes as ever.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AssignmentId, Member, Outcome, Regard, Revision, Run, Verdict, WorkerId};
+use crate::{AssignmentId, Member, Outcome, Regard, Run, Verdict, WorkerId};
 
 /// What is held against an update that makes the loss worse by itself.
 pub const HURTS_ALONE: &str = "hurts_alone";
@@ -18,7 +18,7 @@ pub const HURTS_ALONE: &str = "hurts_alone";
 const CLIPPED_BELOW: f32 = 0.5;
 /// Part of its weight below which an update stands out.
 const COUNTED_BELOW: f32 = 0.5;
-/// Merged updates of a worker of which two must have hurt for it to be suspected.
+/// Merged updates of a worker, the newest ones, of which one that hurt has its next audited.
 const OF_LAST: usize = 3;
 
 /// Why an update stands out, where nothing refuses it.
@@ -140,28 +140,16 @@ impl Run {
 }
 
 impl Member {
-    /// Whether one of the two updates that were merged before this one, in another merge, hurt
-    /// as well. One bad round, be it with two updates, is bad luck.
-    pub(crate) fn hurt_before(&self, assignment: AssignmentId) -> bool {
-        let merged: Vec<&Verdict> = self.verdicts.iter().filter(|v| is_merged(v)).collect();
-        let place = merged.iter().position(|v| v.assignment == assignment);
-        let Some(place) = place else { return false };
-        let earlier = &merged[place.saturating_sub(OF_LAST - 1)..place];
-        let another = |verdict: &&&Verdict| merge_of(verdict) != merge_of(merged[place]);
-        let mut earlier = earlier.iter().filter(another);
-        earlier.any(|verdict| verdict.alone.is_some())
+    /// Whether one of its last merged updates hurt.
+    pub(crate) fn hurt_lately(&self) -> bool {
+        let merged = self.verdicts.iter().rev().filter(|v| is_merged(v));
+        let mut last = merged.take(OF_LAST);
+        last.any(|verdict| verdict.alone.is_some())
     }
 }
 
 fn is_merged(verdict: &Verdict) -> bool {
-    merge_of(verdict).is_some()
-}
-
-fn merge_of(verdict: &Verdict) -> Option<Revision> {
-    match verdict.outcome {
-        Outcome::Merged { revision, .. } => Some(revision),
-        _ => None,
-    }
+    matches!(verdict.outcome, Outcome::Merged { .. })
 }
 
 #[cfg(test)]

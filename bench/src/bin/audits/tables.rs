@@ -55,7 +55,7 @@ pub fn print_honest(rows: &[Honest]) {
         let (_, _, largest) = spread(&row.distances);
         let same = if row.same_bytes { "yes" } else { "no" };
         println!(
-            "| {} | {} | {same} | {largest:.2e} | {} | {} |",
+            "| {} | {} | {same} | {largest:.2e} | {:.4} | {} |",
             row.worker,
             row.auditor,
             row.allowed,
@@ -70,7 +70,7 @@ pub fn print_lies(rows: &[Lie]) {
     };
     let [same, float32, other] = first.seen.each_ref().map(|seen| seen.allowed);
     println!(
-        "| sent | least | median | largest | missed in one class, at {same} | both float32, {float32} | else, {other} |"
+        "| sent | least | median | largest | missed in one class, at {same:.4} | both float32, {float32:.4} | else, {other:.4} |"
     );
     println!("|---|---|---|---|---|---|---|");
     for row in rows {

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use opengpu_rounds::probe::{Trial, flagged};
 use opengpu_rounds::reputation::FULL_AUDITS;
-use opengpu_rounds::{EventKind, Input, PendingMerge, Regard, WorkerId};
+use opengpu_rounds::{Input, PendingMerge, Regard, WorkerId};
 
 use super::Training;
 use crate::federated::honest::Kind;
@@ -36,7 +36,7 @@ impl Training<'_> {
     }
 
     /// Tries what stands out in a merge on the weights `before` it; `found` are the weight, the
-    /// clip factor and the regard of each update. Who is suspected is audited like a newcomer.
+    /// clip factor and the regard of each update.
     pub(super) fn probe(
         &mut self,
         before: &[f32],
@@ -78,18 +78,8 @@ impl Training<'_> {
         let decision = self.run.decide(self.clock, &probed, &self.fleet);
         for event in &decision.events {
             self.run.fold(event);
-            if let EventKind::Probed { suspects, .. } = &event.kind {
-                suspects.iter().for_each(|worker| self.suspect(*worker));
-            }
         }
         Ok(())
-    }
-
-    fn suspect(&mut self, id: WorkerId) {
-        self.note(id, |tally| tally.suspected += 1);
-        if let Some(worker) = self.workers.get_mut(&id) {
-            (worker.known, worker.passed) = (false, 0);
-        }
     }
 }
 

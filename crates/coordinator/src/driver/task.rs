@@ -281,7 +281,7 @@ impl Driver {
                     self.fold(events, loss);
                 }
                 self.note_audits(entries).await;
-                self.note_suspects(events).await;
+                self.note_left_out(events).await;
                 Ok(Ok(()))
             }
             // Somebody answered it in the same moment; nothing was stored.
@@ -325,17 +325,15 @@ impl Driver {
         }
     }
 
-    /// The same of the nodes that are suspected now: left out, or whose updates hurt again.
-    async fn note_suspects(&self, events: &[Event]) {
+    /// The same of the nodes that were left out, who are suspected now.
+    async fn note_left_out(&self, events: &[Event]) {
         for event in events {
-            let suspects = match &event.kind {
-                EventKind::RolledBack { left_out, .. } => left_out,
-                EventKind::Probed { suspects, .. } => suspects,
-                _ => continue,
+            let EventKind::RolledBack { left_out, .. } = &event.kind else {
+                continue;
             };
             let nodes: Vec<_> = {
                 let state = self.run.state();
-                let members = suspects.iter().filter_map(|worker| state.member(*worker));
+                let members = left_out.iter().filter_map(|worker| state.member(*worker));
                 members.map(|member| member.node).collect()
             };
             for node in nodes {

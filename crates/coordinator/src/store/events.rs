@@ -9,7 +9,7 @@ use sea_orm::{
 
 use super::appeals::{Review, ReviewError, answer};
 use super::ledger::insert_entries;
-use super::standing::{Audited, count_audits, suspect};
+use super::standing::{Audited, count_audits, suspect_left_out};
 use super::{
     ROWS_PER_STATEMENT, Result, Store, StoreError,
     entities::{credit, event, run},
@@ -158,7 +158,7 @@ impl Store {
         correct_credits(&tx, id, entries).await?;
         let first = insert_entries(&tx, id, entries).await?;
         count_audits(&tx, run, &audits_of(events, entries, first)).await?;
-        suspect(&tx, run, events).await?;
+        suspect_left_out(&tx, run, events).await?;
         if let Some(review) = review {
             answer(&tx, review).await?;
         }

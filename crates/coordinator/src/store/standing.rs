@@ -4,7 +4,6 @@
 
 use opengpu_protocol::operator::NodeAction;
 use opengpu_protocol::standing::Evidence;
-use opengpu_rounds::probe::HURTS_ALONE;
 use opengpu_rounds::standing::{Cause, Level, PROBATION_AUDITS};
 use opengpu_rounds::{
     AssignmentId, AuditOutcome, Event, EventKind, Finding, NodeId, Reputation, RunId, WorkerId,
@@ -347,67 +346,40 @@ async fn passed(tx: &impl ConnectionTrait, held: &mut Held) -> Result<()> {
     held.save(tx).await
 }
 
-/// Suspects the nodes of workers whose updates made the held-out loss of a run worse: that it
-/// left out when it rolled back by itself, or that hurt alone again.
-pub(super) async fn suspect(tx: &impl ConnectionTrait, run: RunId, events: &[Event]) -> Result<()> {
-    for event in events {
-        match &event.kind {
-            EventKind::RolledBack {
-                left_out, reason, ..
-            } => {
-                let reason =
-                    format!("an update of it made the held-out loss of run {run} worse: {reason}");
-                let why = ("left_out", &*reason, (None, None));
-                doubt(tx, run, left_out, why).await?;
-            }
-            EventKind::Probed { hurt, suspects, .. } => {
-                for worker in suspects {
-                    let Some(trial) = hurt.iter().find(|trial| trial.worker == *worker) else {
-                        continue;
-                    };
-                    let reason = format!(
-                        "two of its last updates made the held-out loss of run {run} worse, each alone: {}",
-                        trial.explanation()
-                    );
-                    let numbers = (trial.measured, Some(trial.allowed));
-                    let why = (HURTS_ALONE, &*reason, numbers);
-                    doubt(tx, run, std::slice::from_ref(worker), why).await?;
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Evidence that is no proof against the nodes of these workers, with its code, its reason, and
-/// what was measured and allowed. No assignment: nothing was taken for it that a reversal
-/// would have to give back.
-async fn doubt(
+/// Suspects the nodes of the workers that a run left out when it rolled back by itself.
+pub(super) async fn suspect_left_out(
     tx: &impl ConnectionTrait,
     run: RunId,
-    workers: &[WorkerId],
-    (code, reason, (measured, allowed)): (&str, &str, (Option<f64>, Option<f64>)),
+    events: &[Event],
 ) -> Result<()> {
-    let evidence = Evidence {
-        run,
-        assignment: None,
-        round: None,
-        measured,
-        allowed,
-        entry: None,
-    };
-    for node in nodes_of(tx, workers).await? {
-        let Some(mut held) = Held::lock(tx, node).await? else {
+    for event in events {
+        let EventKind::RolledBack {
+            left_out, reason, ..
+        } = &event.kind
+        else {
             continue;
         };
-        held.decay(tx).await?;
-        held.standing.lose();
-        let why = Why {
-            evidence: Some(&evidence),
-            ..Why::new(Cause::Doubt, code, reason)
+        let evidence = Evidence {
+            run,
+            assignment: None,
+            round: None,
+            measured: None,
+            allowed: None,
+            entry: None,
         };
-        held.step(tx, why).await?;
+        let reason = format!("an update of it made the held-out loss of run {run} worse: {reason}");
+        for node in nodes_of(tx, left_out).await? {
+            let Some(mut held) = Held::lock(tx, node).await? else {
+                continue;
+            };
+            held.decay(tx).await?;
+            held.standing.lose();
+            let why = Why {
+                evidence: Some(&evidence),
+                ..Why::new(Cause::Doubt, "left_out", &reason)
+            };
+            held.step(tx, why).await?;
+        }
     }
     Ok(())
 }

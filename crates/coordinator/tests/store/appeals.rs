@@ -6,7 +6,6 @@ use opengpu_coordinator::store::{
 use opengpu_ledger::{AUDIT_REVERSED, Code, Entry, Sums, line};
 use opengpu_protocol::operator::NodeAction;
 use opengpu_protocol::standing::AppealOutcome;
-use opengpu_rounds::probe::{Flag, Trial};
 use opengpu_rounds::standing::{Cause, Level};
 use opengpu_rounds::{AssignmentId, AuditOutcome, Event, EventKind, Hash, Revision, WorkerId};
 
@@ -23,7 +22,6 @@ on_both_databases!(
     a_reversal_gives_standing_and_credit_back_once,
     other_evidence_holds_a_node_until_it_is_reversed_too,
     who_was_left_out_by_a_rollback_is_suspected,
-    who_hurts_alone_again_is_suspected_and_who_did_once_is_not,
     a_banned_machine_enrols_no_more_and_waits_again_if_it_waited,
     what_was_proven_long_ago_no_longer_counts,
 );
@@ -314,49 +312,6 @@ async fn who_was_left_out_by_a_rollback_is_suspected(db: Database) {
     assert!(doubt.reason.contains("the loss rose"), "{}", doubt.reason);
     let evidence = doubt.evidence.clone().unwrap();
     assert_eq!((evidence.run, evidence.assignment), (fleet.run, None));
-    let review = fleet.review(doubt.id, true);
-    fleet.store.review(&review).await.unwrap();
-    assert_eq!(fleet.standing().await.level, Level::Probation);
-}
-
-async fn who_hurts_alone_again_is_suspected_and_who_did_once_is_not(db: Database) {
-    let fleet = Fleet::new(&db).await;
-    let offered = offer("CPU");
-    let worker = fleet.store.worker_for(fleet.node, 0, &offered).await;
-    let worker = worker.unwrap();
-    let probed = |assignment, suspects| Event {
-        at_ms: assignment,
-        kind: EventKind::Probed {
-            revision: Revision {
-                lineage: 0,
-                number: assignment,
-            },
-            hurt: vec![Trial {
-                assignment: AssignmentId(assignment),
-                worker,
-                flag: Flag::Disagrees,
-                before: 3.0,
-                measured: Some(4.0),
-                allowed: 3.15,
-            }],
-            suspects,
-        },
-    };
-    fleet.append(probed(1, Vec::new()), Vec::new()).await;
-    assert_eq!(fleet.standing().await.level, Level::Probation);
-    fleet.append(probed(2, vec![worker]), Vec::new()).await;
-    let doubt = fleet.changes().await.remove(0);
-    assert_eq!(
-        (doubt.cause, doubt.code.as_str(), doubt.to),
-        (Cause::Doubt, "hurts_alone", Level::Suspect)
-    );
-    assert!(doubt.reason.contains("update 2 alone"), "{}", doubt.reason);
-    let evidence = doubt.evidence.clone().unwrap();
-    assert_eq!(
-        (evidence.measured, evidence.allowed),
-        (Some(4.0), Some(3.15))
-    );
-    assert_eq!(evidence.assignment, None, "there is no credit to give back");
     let review = fleet.review(doubt.id, true);
     fleet.store.review(&review).await.unwrap();
     assert_eq!(fleet.standing().await.level, Level::Probation);

@@ -1,11 +1,9 @@
-//! What follows from updates that were tried alone: a note at each that hurts, and suspicion of
-//! who hurts again. Never a refusal: the update is in the weights already.
-
-use std::collections::BTreeSet;
+//! What follows from updates that were tried alone: a note at each that hurts, by which its
+//! worker's next ones are audited. Never a refusal: the update is in the weights already.
 
 use super::{Deciding, Granted};
 use crate::probe::Trial;
-use crate::{EventKind, Phase, Revision, WorkerId};
+use crate::{EventKind, Phase, Revision};
 
 impl Deciding<'_> {
     pub(super) fn probed(&mut self, revision: Revision, trials: &[Trial]) -> Granted {
@@ -16,22 +14,9 @@ impl Deciding<'_> {
             self.explain("no update that was tried alone is held against anybody");
             return Ok(());
         }
-        let again = |trial: &&Trial| {
-            let member = run.members.get(&trial.worker);
-            member.is_some_and(|member| member.hurt_before(trial.assignment))
-        };
-        let suspects: BTreeSet<WorkerId> = hurt
-            .iter()
-            .filter(again)
-            .map(|trial| trial.worker)
-            .collect();
         let found: Vec<String> = hurt.iter().map(Trial::explanation).collect();
         self.explain(found.join("; "));
-        self.emit(EventKind::Probed {
-            revision,
-            hurt,
-            suspects: suspects.into_iter().collect(),
-        });
+        self.emit(EventKind::Probed { revision, hurt });
         Ok(())
     }
 }

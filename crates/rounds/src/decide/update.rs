@@ -71,7 +71,7 @@ impl Deciding<'_> {
         let rules = run.settings.audit;
         let sight = self.fleet.get(&worker);
         let audit = rules
-            .picks(sight, run.trusted_audits(), draw)
+            .picks(sight, member.hurt_lately(), run.trusted_audits(), draw)
             .then_some(draw);
         let held = rules.enabled && !sight.is_some_and(|sight| sight.trusted);
         let trust = match sight {

@@ -1,7 +1,9 @@
 //! What follows from updates that were tried alone.
 
 use opengpu_rounds::probe::{Flag, Trial};
-use opengpu_rounds::{AssignmentId, EventKind, Input, Revision, Run, WorkerId};
+use opengpu_rounds::{
+    AssignmentId, AuditOutcome, AuditRules, Input, Revision, RoundSettings, Run, WorkerId,
+};
 
 use crate::story::{Story, revision, settings};
 
@@ -29,18 +31,8 @@ fn round(story: &mut Story) -> (AssignmentId, Revision) {
     (update, story.whole_round(3))
 }
 
-/// Whom each probe made suspect.
-fn suspects(story: &Story) -> Vec<Vec<WorkerId>> {
-    let events = story.log.iter().filter_map(|event| match &event.kind {
-        EventKind::Probed { suspects, .. } => Some(suspects.clone()),
-        _ => None,
-    });
-    events.collect()
-}
-
 /// In each of these rounds worker 3's update is tried: whether it hurts, None: it is not tried.
-fn tell(rounds: &[Option<bool>]) -> Story {
-    let mut story = Story::training(settings(), 3);
+fn tell(mut story: Story, rounds: &[Option<bool>]) -> Story {
     for hurts in rounds {
         let (update, made) = round(&mut story);
         if let Some(hurts) = hurts {
@@ -51,46 +43,45 @@ fn tell(rounds: &[Option<bool>]) -> Story {
     story
 }
 
-#[test]
-fn one_bad_round_is_told_and_accuses_nobody() {
-    let story = tell(&[None, Some(true), Some(false), None, Some(true)]);
-    assert_eq!(suspects(&story), [vec![], vec![]]);
-    let told = story
-        .run
-        .verdicts(WorkerId(3))
-        .filter(|v| v.alone.is_some());
-    assert_eq!(told.count(), 2);
-    assert_eq!(story.run.revision(), revision(0, 5), "nothing is undone");
+/// Whose updates are audited now, for which the number is drawn that is audited last.
+fn audited(story: &Story) -> Vec<WorkerId> {
+    let audits = story.run.audits();
+    audits.map(|(_, audit)| audit.worker).collect()
 }
 
 #[test]
-fn who_hurts_twice_in_three_updates_is_suspected_and_works_on() {
-    for again in [&[Some(true)][..], &[None, Some(true)]] {
-        let rounds = [&[Some(true)][..], again].concat();
-        let mut story = tell(&rounds);
-        assert_eq!(suspects(&story), [vec![], vec![WorkerId(3)]]);
-        round(&mut story);
+fn what_hurts_is_told_and_undoes_nothing() {
+    let rounds = [None, Some(true), Some(false), None, Some(true), Some(true)];
+    let mut story = tell(Story::training(settings(), 3), &rounds);
+    let verdicts = story.run.verdicts(WorkerId(3));
+    assert_eq!(verdicts.filter(|v| v.alone.is_some()).count(), 3);
+    assert_eq!(story.run.revision(), revision(0, 6));
+    round(&mut story);
+    assert_eq!(audited(&story), [], "of a run that audits nothing");
+}
+
+#[test]
+fn of_who_hurt_alone_the_next_updates_are_audited() {
+    let audit = AuditRules {
+        enabled: true,
+        rate: 0.1,
+    };
+    let rules = RoundSettings {
+        audit,
+        ..settings()
+    };
+    let mut story = tell(Story::training(rules, 3), &[Some(false)]);
+    round(&mut story);
+    assert_eq!(audited(&story), [], "it passed");
+    story = tell(story, &[Some(true)]);
+    for _ in 0..3 {
+        let (update, _) = round(&mut story);
+        assert_eq!(audited(&story), [WorkerId(3)]);
+        story.open(update, 3).unwrap();
+        story.audited(update, AuditOutcome::Passed).unwrap();
     }
-}
-
-#[test]
-fn two_updates_of_one_merge_are_one_bad_round() {
-    let mut story = Story::training(settings(), 3);
-    story.update(1);
-    story.update(2);
-    story.pass(14_000);
-    // It arrives during the merge, and is in the next one with the one after it.
-    let late = story.update(3);
-    story.merge();
-    story.all_fetch();
-    let next = story.assignment(3).unwrap();
-    let made = story.whole_round(3);
-    probed(
-        &mut story,
-        made,
-        vec![trial(late, 3, 4.0), trial(next, 3, 4.0)],
-    );
-    assert_eq!(suspects(&story), [vec![]]);
+    round(&mut story);
+    assert_eq!(audited(&story), [], "three passed since");
 }
 
 #[test]
