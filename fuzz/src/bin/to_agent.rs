@@ -299,6 +299,7 @@ fn views() -> Vec<Seed> {
         merged: 2,
         tokens: 5000,
         loss: Some(3.057),
+        probe_loss: Some(2.5),
         upload_bytes: 1,
         merge_bytes: 2,
         duration_ms: 6000,
