@@ -21,7 +21,7 @@ mod word;
 
 pub use attack::{ATTACKS, Attack, Hostile};
 pub use data::{Data, Scale};
-pub use federated::{Audited, Auditing, Counted, Federated, Figures, Kind, Tally};
+pub use federated::{Audited, Auditing, Counted, Federated, Figures, Kind, Tally, run_file};
 pub use known::{Doing, Known};
 pub use synchronous::synchronous;
 pub use table::{Experiment, Limit, Method, Row, Table};

@@ -8,7 +8,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use opengpu_protocol::{Aggregator, RunSpec, SyncSettings, TrustSettings};
 use opengpu_rounds::{AuditRules, RoundSettings};
 use opengpu_trainer_protocol::InnerSettings;
@@ -18,6 +18,7 @@ pub use self::audits::Auditing;
 pub use self::figures::{Audited, Counted, Figures};
 pub use self::honest::{Kind, Tally};
 
+use self::honest::Unusual;
 use self::training::Training;
 use crate::{Data, Hostile};
 
@@ -58,7 +59,7 @@ impl Federated {
         workers: u64,
         seed: u64,
     ) -> Result<Figures> {
-        Training::start(self, (data, inner), workers, seed)?.finish()
+        Training::start(self, (data, inner), workers, seed, None)?.finish()
     }
 
     /// The same with honest workers of which many are unusual; says what became of their updates,
@@ -70,7 +71,12 @@ impl Federated {
         workers: u64,
         seed: u64,
     ) -> Result<BTreeMap<Kind, Tally>> {
-        Training::start_unusual(self, (data, inner), workers, seed)?.tallies()
+        ensure!(
+            self.hostile.is_none() && self.audits.is_some(),
+            "unusual workers are honest, and audited"
+        );
+        let unusual = Unusual::new(data.other_text()?);
+        Training::start(self, (data, inner), workers, seed, Some(unusual))?.tallies()
     }
 
     fn trust(&self) -> TrustSettings {
@@ -121,21 +127,29 @@ impl Federated {
         })
     }
 
-    /// What a run file would say.
     fn spec(&self, inner: &InnerSettings, seed: u64) -> RunSpec {
         RunSpec {
-            name: "experiment".into(),
-            dataset: "corpus".into(),
-            seed,
-            preset: None,
-            model: None,
-            block_sequences: inner.batch_sequences,
-            round: RoundSettings::default(),
-            inner: inner.clone(),
             sync: self.sync.clone(),
             trust: self.trust(),
-            evaluate_every: 0,
-            checkpoint_every: 0,
+            ..run_file(inner, seed)
         }
+    }
+}
+
+/// What a run file would say, where all but this is the default.
+pub fn run_file(inner: &InnerSettings, seed: u64) -> RunSpec {
+    RunSpec {
+        name: "experiment".into(),
+        dataset: "corpus".into(),
+        seed,
+        preset: None,
+        model: None,
+        block_sequences: inner.batch_sequences,
+        round: RoundSettings::default(),
+        inner: inner.clone(),
+        sync: SyncSettings::default(),
+        trust: TrustSettings::default(),
+        evaluate_every: 0,
+        checkpoint_every: 0,
     }
 }

@@ -11,12 +11,12 @@ use opengpu_merge::{Layout, Merge, OuterSettings, OuterState, Weighted, merge_ro
 use opengpu_protocol::outer_settings;
 use opengpu_rounds::{
     AssignmentId, AuditOutcome, AuditRules, FeedbackId, Fleet, Hash, Input, NodeId, PendingMerge,
-    Phase, Refusal, Regard, Run, WEIGHING, WorkerId, WorkerSight, weights as weights_of,
+    Phase, Refusal, Regard, Reputation, Run, WEIGHING, WorkerId, WorkerSight,
+    weights as weights_of,
 };
 use opengpu_trainer::fresh_weights;
 use opengpu_trainer_protocol::{InnerSettings, InnerState};
 
-use self::unusual::beyond_probation;
 use super::audits::Auditor;
 use super::figures::{Counts, Figures};
 use super::honest::{Arrival, Kind, Tally, Unusual};
@@ -61,32 +61,9 @@ pub(super) struct Training<'a> {
 }
 
 impl<'a> Training<'a> {
-    /// A run whose workers have joined and hold the first weights.
+    /// A run whose workers have joined and hold the first weights. `unusual`: they are honest, and
+    /// many are not like most.
     pub(super) fn start(
-        settings: &'a Federated,
-        of: (&'a Data, &'a InnerSettings),
-        workers: u64,
-        seed: u64,
-    ) -> Result<Self> {
-        Self::start_with(settings, of, workers, seed, None)
-    }
-
-    /// The same with honest workers of which many are unusual.
-    pub(super) fn start_unusual(
-        settings: &'a Federated,
-        of: (&'a Data, &'a InnerSettings),
-        workers: u64,
-        seed: u64,
-    ) -> Result<Self> {
-        ensure!(
-            settings.hostile.is_none() && settings.audits.is_some(),
-            "unusual workers are honest, and audited"
-        );
-        let unusual = Unusual::new(of.0.other_text()?);
-        Self::start_with(settings, of, workers, seed, Some(unusual))
-    }
-
-    fn start_with(
         settings: &'a Federated,
         (data, inner): (&'a Data, &'a InnerSettings),
         workers: u64,
@@ -163,18 +140,21 @@ impl<'a> Training<'a> {
 
     /// Trains to the last round.
     pub(super) fn finish(mut self) -> Result<Figures> {
-        while self.run.revision().number < self.settings.rounds {
-            self.round()?;
-        }
+        self.all_rounds()?;
         self.figures()
     }
 
     /// Trains to the last round; what became of unusual workers.
     pub(super) fn tallies(mut self) -> Result<BTreeMap<Kind, Tally>> {
+        self.all_rounds()?;
+        Ok(self.unusual.map(|all| all.tallies).unwrap_or_default())
+    }
+
+    fn all_rounds(&mut self) -> Result<()> {
         while self.run.revision().number < self.settings.rounds {
             self.round()?;
         }
-        Ok(self.unusual.map(|all| all.tallies).unwrap_or_default())
+        Ok(())
     }
 
     fn figures(self) -> Result<Figures> {
@@ -543,7 +523,12 @@ impl<'a> Training<'a> {
                 draining: false,
                 trusted: worker.known || worker.passed >= probation,
                 reputation: match (worker.kind, worker.known) {
-                    (Some(_), false) => beyond_probation(worker.passed, probation),
+                    // None of its audits is long ago.
+                    (Some(_), false) => Reputation {
+                        audits: f64::from(worker.passed),
+                        at_unix_ms: 0,
+                    }
+                    .beyond_probation(0, probation),
                     _ => 1.0,
                 },
             };

@@ -488,12 +488,19 @@ impl Run {
         }
     }
 
+    /// A worker's verdict on an update of its own, if that is remembered.
+    pub(crate) fn verdict_mut(
+        &mut self,
+        worker: WorkerId,
+        assignment: AssignmentId,
+    ) -> Option<&mut Verdict> {
+        let mut newest_first = self.members.get_mut(&worker)?.verdicts.iter_mut().rev();
+        newest_first.find(|verdict| verdict.assignment == assignment)
+    }
+
     fn settle(&mut self, worker: WorkerId, assignment: AssignmentId, outcome: Outcome) {
-        let member = self.members.get_mut(&worker);
-        let verdicts = member.map(|member| member.verdicts.iter_mut().rev());
-        let verdict = verdicts.and_then(|mut all| all.find(|v| v.assignment == assignment));
         let whole = matches!(outcome, Outcome::Merged { factor, .. } if factor >= 1.0);
-        if let Some(verdict) = verdict {
+        if let Some(verdict) = self.verdict_mut(worker, assignment) {
             verdict.outcome = outcome;
         }
         if whole && let Some(member) = self.members.get_mut(&worker) {

@@ -14,6 +14,9 @@ use crate::{AssignmentId, Member, Outcome, Regard, Run, Verdict, WorkerId};
 /// What is held against an update that makes the loss worse by itself.
 pub const HURTS_ALONE: &str = "hurts_alone";
 
+/// Updates of a merge that are tried, at most: a fleet full of odd ones costs no more.
+pub const MOST_TRIED: usize = 4;
+
 /// Clip factor below which an update stands out. Most are clipped a little in every round.
 const CLIPPED_BELOW: f32 = 0.5;
 /// Part of its weight below which an update stands out.
@@ -70,6 +73,12 @@ pub fn flagged(weights: &[f32], factors: &[f32], regards: &[Regard]) -> Vec<(usi
     found.sort_by(|one, other| other.2.total_cmp(&one.2));
     let places = found.into_iter();
     places.map(|(update, flag, _)| (update, flag)).collect()
+}
+
+/// The highest loss that passes where it was `before` without the update, and the update may make
+/// it worse by this part of itself.
+pub fn allowed(before: f64, above: f64) -> f64 {
+    before * (1.0 + above)
 }
 
 /// An update that was tried alone. Losses are in nats per token, over the same sequences.
@@ -129,10 +138,7 @@ impl Run {
     /// Notes what updates did alone.
     pub(crate) fn fold_probed(&mut self, hurt: &[Trial]) {
         for trial in hurt {
-            let member = self.members.get_mut(&trial.worker);
-            let verdicts = member.map(|member| member.verdicts.iter_mut());
-            let of_trial = |verdict: &&mut Verdict| verdict.assignment == trial.assignment;
-            if let Some(verdict) = verdicts.and_then(|mut all| all.find(of_trial)) {
+            if let Some(verdict) = self.verdict_mut(trial.worker, trial.assignment) {
                 verdict.alone = Some(*trial);
             }
         }

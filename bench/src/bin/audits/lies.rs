@@ -7,7 +7,7 @@ use opengpu_merge::{CHUNK, Layout};
 use opengpu_trainer_protocol::{TensorShape, TrainRequest};
 
 use crate::machine::USUAL;
-use crate::round::Round;
+use crate::round::{Round, difference};
 
 /// One of them.
 pub struct Lie {
@@ -89,7 +89,7 @@ impl Lie {
                 let mut tokens = data.training()?;
                 let request = round.own(data);
                 let (_, local) = round.go(data, &USUAL, &request, &mut tokens, &round.older)?;
-                round.older.iter().zip(local).map(|(g, l)| g - l).collect()
+                difference(&round.older, &local)
             }
             How::Times(factor) => own().iter().map(|value| value * factor).collect(),
             How::Noise(times) => noisy(own(), times, round.seed),

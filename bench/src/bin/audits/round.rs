@@ -1,10 +1,9 @@
 //! One round of a run that has gone on for a while, trained once for both tables.
 
 use anyhow::{Result, ensure};
-use opengpu_bench::Data;
+use opengpu_bench::{Data, run_file};
 use opengpu_dataset::TokenStream;
-use opengpu_protocol::{RunSpec, SyncSettings, TrustSettings};
-use opengpu_rounds::RoundSettings;
+use opengpu_protocol::RunSpec;
 use opengpu_trainer::{Forms, InnerLoop, Signals, fresh_weights};
 use opengpu_trainer_protocol::{InnerSettings, InnerState, Optimizer, Precision, TrainRequest};
 
@@ -68,20 +67,7 @@ pub fn spec(optimizer: Optimizer) -> RunSpec {
         precision: Precision::Auto,
         ..InnerSettings::default()
     };
-    RunSpec {
-        name: "experiment".into(),
-        dataset: "corpus".into(),
-        seed: 0,
-        preset: None,
-        model: None,
-        block_sequences: inner.batch_sequences,
-        round: RoundSettings::default(),
-        inner,
-        sync: SyncSettings::default(),
-        trust: TrustSettings::default(),
-        evaluate_every: 0,
-        checkpoint_every: 0,
-    }
+    run_file(&inner, 0)
 }
 
 impl Round {
@@ -219,6 +205,7 @@ impl Round {
     }
 }
 
-fn difference(global: &[f32], local: &[f32]) -> Vec<f32> {
+/// Progress from global weights to local ones.
+pub fn difference(global: &[f32], local: &[f32]) -> Vec<f32> {
     global.iter().zip(local).map(|(g, l)| g - l).collect()
 }

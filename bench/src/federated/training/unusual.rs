@@ -2,8 +2,7 @@
 //! stands out in a merge is tried alone, as in `crates/coordinator/src/driver/probe.rs`.
 
 use anyhow::{Context, Result};
-use opengpu_rounds::probe::{Trial, flagged};
-use opengpu_rounds::reputation::FULL_AUDITS;
+use opengpu_rounds::probe::{MOST_TRIED, Trial, allowed, flagged};
 use opengpu_rounds::{Input, PendingMerge, Regard, WorkerId};
 
 use super::Training;
@@ -11,8 +10,6 @@ use crate::federated::honest::Kind;
 
 /// Rounds after which a joiner leaves and another comes.
 const JOINER_ROUNDS: u64 = 10;
-/// Updates of a merge that are tried alone, at most.
-const MOST_TRIED: usize = 4;
 
 impl Training<'_> {
     /// A joiner leaves after its rounds, and another comes.
@@ -67,25 +64,13 @@ impl Training<'_> {
                 flag,
                 before: loss,
                 measured: measured.is_finite().then_some(measured),
-                allowed: loss * (1.0 + trust.probe_above),
+                allowed: allowed(loss, trust.probe_above),
             });
         }
         for trial in trials.iter().filter(|trial| trial.hurts()) {
             self.note(trial.worker, |tally| tally.hurt += 1);
         }
         let revision = self.run.revision();
-        let probed = Input::Probed { revision, trials };
-        let decision = self.run.decide(self.clock, &probed, &self.fleet);
-        for event in &decision.events {
-            self.run.fold(event);
-        }
-        Ok(())
+        self.decide(&Input::Probed { revision, trials })
     }
-}
-
-/// How far a node is beyond probation that passed so many audits, none of them long ago
-/// (`crates/rounds/src/reputation.rs`).
-pub(super) fn beyond_probation(passed: u32, probation: u32) -> f64 {
-    let beyond = f64::from(passed) - f64::from(probation);
-    (beyond / FULL_AUDITS).clamp(0.0, 1.0)
 }

@@ -109,7 +109,7 @@ impl Effects {
                 self.checkpoint = true;
             }
         }
-        self.look_at_evaluations(run, recipe.clone());
+        self.look_at_evaluations(run, recipe.as_ref());
         self.look_at_merge(run, recipe);
     }
 
@@ -174,7 +174,7 @@ impl Effects {
         }
     }
 
-    fn look_at_evaluations(&mut self, run: &LiveRun, recipe: Option<Recipe>) {
+    fn look_at_evaluations(&mut self, run: &LiveRun, recipe: Option<&Recipe>) {
         let (Some(due), Some(recipe)) = (due(run), recipe) else {
             return;
         };
@@ -190,7 +190,7 @@ impl Effects {
         }
         // Older weights than the newest are at hand only as a checkpoint.
         let recipe = if due.revision == recipe.target {
-            recipe
+            recipe.clone()
         } else {
             let state = run.state();
             let Some(recipe) = Recipe::of_checkpoint(&state, due.revision) else {

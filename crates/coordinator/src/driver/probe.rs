@@ -3,8 +3,7 @@
 //! was published, in the queue of the held-out losses; a coordinator that is behind leaves it
 //! out. What follows is decided in `rounds`.
 
-use bytes::Bytes;
-use opengpu_rounds::probe::{Flag, HURTS_ALONE, Trial, flagged};
+use opengpu_rounds::probe::{Flag, HURTS_ALONE, MOST_TRIED, Trial, allowed, flagged};
 use opengpu_rounds::{AssignmentId, Hash, Input, Regard, Revision, WorkerId, weights};
 
 use super::LiveRun;
@@ -13,9 +12,6 @@ use super::task::KEPT_METRICS;
 use super::weights_file::WeightsFile;
 use crate::Coordinator;
 use crate::metrics::{CodeLabel, Metrics};
-
-/// Updates of a merge that are tried, at most: a fleet full of odd ones costs no more.
-const MOST_TRIED: usize = 4;
 
 /// A merge to be probed.
 pub struct Merged {
@@ -133,15 +129,13 @@ impl Probe<'_> {
         }
         let run = self.run;
         let windows = run.spec.trust.probe_sequences;
-        let merge = self.blobs.read(merged.merge).await?;
-        let base = self.varied(weights, merge, 1.0).await?;
+        let base = self.varied(weights, merged.merge, 1.0).await?;
         let Some(before) = self.loss_of(merged.revision, &base, windows).await? else {
             return Ok(trials);
         };
-        let allowed = before * (1.0 + run.spec.trust.probe_above);
+        let allowed = allowed(before, run.spec.trust.probe_above);
         for update in &merged.stands_out {
-            let payload = self.blobs.read(update.payload).await?;
-            let with = self.varied(&base, payload, -update.factor).await?;
+            let with = self.varied(&base, update.payload, -update.factor).await?;
             let trial = Trial {
                 assignment: update.assignment,
                 worker: update.worker,
@@ -162,18 +156,5 @@ impl Probe<'_> {
             trials.push(trial);
         }
         Ok(trials)
-    }
-
-    async fn varied(
-        &self,
-        weights: &WeightsFile,
-        payload: Bytes,
-        factor: f32,
-    ) -> anyhow::Result<WeightsFile> {
-        let name = WeightsFile::name(self.run.id, "probe");
-        let bytes = 4 * self.run.layout.len() as u64;
-        let file = self.shared.create(&name, bytes)?;
-        let steps = vec![(payload, factor)];
-        weights.varied(file, &self.run.layout, steps).await
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use opengpu_protocol::wire::Evaluation;
-use opengpu_rounds::{Look, Revision, WorkerId};
+use opengpu_rounds::{Hash, Look, Revision, WorkerId};
 use opengpu_trainer_protocol::{SharedFolder, TokenFiles};
 
 use super::weights_file::WeightsFile;
@@ -77,17 +77,12 @@ impl Probe<'_> {
             return Ok(Vec::new());
         };
         let most = before * (1.0 + above / 2.0);
-        let weights = self.blobs.read(checkpoint.weights).await?;
         let mut suspects = BTreeSet::new();
         for (worker, payload) in updates {
             if suspects.contains(&worker) {
                 continue;
             }
-            let name = WeightsFile::name(self.run.id, "probe");
-            let file = self.shared.create(&name, weights.len() as u64)?;
-            let update = vec![self.blobs.read(payload).await?];
-            let with =
-                WeightsFile::made_of(file, &self.run.layout, weights.clone(), update, None).await?;
+            let with = self.varied(&base, payload, -1.0).await?;
             let loss = self.loss_of(checkpoint.revision, &with, WINDOWS).await?;
             tracing::info!(run = %self.run.id, %worker, %payload, before, loss, most, "an update was tried");
             if loss.is_none_or(|loss| loss > most) {
@@ -95,6 +90,20 @@ impl Probe<'_> {
             }
         }
         Ok(suspects.into_iter().collect())
+    }
+
+    /// Weights plus a payload times its factor.
+    pub(super) async fn varied(
+        &self,
+        weights: &WeightsFile,
+        payload: Hash,
+        factor: f32,
+    ) -> anyhow::Result<WeightsFile> {
+        let payload = self.blobs.read(payload).await?;
+        let name = WeightsFile::name(self.run.id, "probe");
+        let layout = &self.run.layout;
+        let file = self.shared.create(&name, 4 * layout.len() as u64)?;
+        weights.varied(file, layout, payload, factor).await
     }
 
     /// The loss of weights over so many windows of held-out text, always the same ones; None if

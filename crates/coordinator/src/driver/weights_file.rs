@@ -26,14 +26,14 @@ impl WeightsFile {
         format!("coordinator-{run}-{what}-{}", uuid::Uuid::now_v7().simple())
     }
 
-    /// A checkpoint's weights less these merges or updates, in this order. Only decoding and
-    /// subtracting, as every node does it. Refuses weights of another digest, if one is known.
+    /// A checkpoint's weights less these merges, in this order. Only decoding and
+    /// subtracting, as every node does it. Refuses weights of another digest than the known one.
     pub async fn made_of(
         mut file: SharedFile,
         layout: &Arc<Layout>,
         checkpoint: Bytes,
         steps: Vec<Bytes>,
-        known: Option<Hash>,
+        known: Hash,
     ) -> anyhow::Result<Self> {
         let layout = Arc::clone(layout);
         tokio::task::spawn_blocking(move || {
@@ -45,32 +45,34 @@ impl WeightsFile {
             for step in steps {
                 opengpu_merge::subtract(&layout, &step, file.as_f32_mut())?;
             }
-            if let Some(known) = known {
-                let digest = Hash(opengpu_merge::digest(file.as_f32()));
-                if digest != known {
-                    bail!("their digest is {digest}, and {known} is known");
-                }
+            let digest = Hash(opengpu_merge::digest(file.as_f32()));
+            if digest != known {
+                bail!("their digest is {digest}, and {known} is known");
             }
             Ok(path)
         })
         .await?
     }
 
-    /// These weights plus payloads, each times its factor, in a file of its own. For measuring
-    /// alone: what is added and taken away again differs by rounding.
+    /// These weights plus a payload times its factor, in a file of its own. For measuring alone:
+    /// what is added and taken away again differs by rounding.
     pub async fn varied(
         &self,
         mut file: SharedFile,
         layout: &Arc<Layout>,
-        steps: Vec<(Bytes, f32)>,
+        payload: Bytes,
+        factor: f32,
     ) -> anyhow::Result<Self> {
         let (layout, from) = (Arc::clone(layout), self.path().to_owned());
         tokio::task::spawn_blocking(move || {
             let path = Self::Copy(file.path().to_owned());
-            File::open(from)?.read_exact(file.bytes_mut())?;
-            for (payload, factor) in steps {
-                opengpu_merge::add_scaled(&layout, &payload, factor, file.as_f32_mut())?;
+            let mut from = File::open(from)?;
+            let bytes = from.metadata()?.len();
+            if bytes != file.bytes().len() as u64 {
+                bail!("the weights have {bytes} bytes");
             }
+            from.read_exact(file.bytes_mut())?;
+            opengpu_merge::add_scaled(&layout, &payload, factor, file.as_f32_mut())?;
             Ok(path)
         })
         .await?

@@ -312,8 +312,7 @@ async fn who_declines_is_passed_over_and_a_lie_about_a_worker_is_contradicted_by
         let view = operator.node_view(listening.worker.node).await.unwrap();
         assert_eq!((view.audits_failed, &*view.state), (0, "active"));
     }
-    let metrics = reqwest::get(format!("{}/metrics", story.server.url)).await;
-    let metrics = metrics.unwrap().text().await.unwrap();
+    let metrics = story.server.metrics().await;
     assert!(
         metrics.contains("opengpu_audits_contradicted_total 1"),
         "{metrics}"

@@ -32,11 +32,6 @@ async fn half_open(server: &Server) -> TcpStream {
     stream
 }
 
-async fn metrics(server: &Server) -> String {
-    let answer = reqwest::get(format!("{}/metrics", server.url)).await;
-    answer.unwrap().text().await.unwrap()
-}
-
 #[tokio::test]
 async fn a_node_gets_in_and_keeps_its_stream_however_many_connections_are_half_open() {
     let server = server(8, 60).await;
@@ -52,7 +47,7 @@ async fn a_node_gets_in_and_keeps_its_stream_however_many_connections_are_half_o
     node.offer(0, &offer()).await.unwrap();
     let next = plans.next().await.unwrap();
     assert!(next.is_some(), "the stream was cut");
-    let metrics = metrics(&server).await;
+    let metrics = server.metrics().await;
     assert!(
         metrics.contains("opengpu_connections_closed_total{code=\"made_room\"}"),
         "{metrics}"
@@ -68,7 +63,7 @@ async fn a_head_that_does_not_come_closes_its_connection() {
     // Closed or reset, without a word.
     let _ = read.await.expect("it is closed");
     assert!(answer.is_empty(), "{answer:?}");
-    let metrics = metrics(&server).await;
+    let metrics = server.metrics().await;
     assert!(
         metrics.contains("opengpu_connections_closed_total{code=\"late\"} 1"),
         "{metrics}"

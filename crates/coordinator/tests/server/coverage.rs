@@ -155,12 +155,7 @@ async fn metrics_count_and_name_no_node() {
     reqwest::get(format!("{}/v1/runs/1", server.url))
         .await
         .unwrap();
-    let text = reqwest::get(format!("{}/metrics", server.url))
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let text = server.metrics().await;
     assert!(
         text.contains("opengpu_requests_total{route=\"/v1/runs/{run}\",status=\"401\"} 1"),
         "{text}"

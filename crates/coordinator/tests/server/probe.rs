@@ -10,11 +10,6 @@ use opengpu_rounds::standing::Level;
 use super::support::{Server, spec};
 use super::worker::Worker;
 
-async fn metrics(server: &Server) -> String {
-    let answer = reqwest::get(format!("{}/metrics", server.url)).await;
-    answer.unwrap().text().await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn merges_are_probed_beside_the_run_and_their_losses_outlive_a_restart() {
     let server = Server::start().await;
@@ -32,7 +27,7 @@ async fn merges_are_probed_beside_the_run_and_their_losses_outlive_a_restart() {
     // Tokens without any pattern: about as much as a guess.
     assert!((loss - 512f64.ln()).abs() < 1.0, "{loss}");
     assert!(
-        metrics(&server).await.contains("opengpu_probe_loss "),
+        server.metrics().await.contains("opengpu_probe_loss "),
         "the newest is a number of the server"
     );
     let server = server.restart().await;
@@ -104,7 +99,7 @@ async fn an_update_that_stands_out_is_tried_alone() {
     }
     let started = Instant::now();
     loop {
-        let text = metrics(&server).await;
+        let text = server.metrics().await;
         if text.contains("opengpu_updates_tried_total{") {
             let flagged = "opengpu_updates_flagged_total{code=\"disagrees\"} 1";
             assert!(text.contains(flagged), "{text}");

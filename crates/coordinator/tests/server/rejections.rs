@@ -103,8 +103,7 @@ async fn a_rejection_is_in_the_ledger_before_its_sender_is_told_and_once() {
     let line = Receipt::parse(&receipt).unwrap().line;
     let accepted = line::read(&line).unwrap();
     assert!(matches!(accepted.kind, EntryKind::Accepted { .. }));
-    let metrics = reqwest::get(format!("{}/metrics", server.url)).await;
-    let metrics = metrics.unwrap().text().await.unwrap();
+    let metrics = server.metrics().await;
     for counted in [
         "opengpu_updates_refused_total{code=\"too_many_blocks\"} 4",
         "opengpu_updates_refused_total{code=\"bad_payload\"} 4",

@@ -231,8 +231,7 @@ async fn who_is_in_quarantine_appeals_and_a_reversal_gives_standing_and_credit_b
     let told = plan_with(&mut plans, standing).await.against.unwrap();
     assert!(told.reversed);
     // Each new step was counted, by its code.
-    let metrics = reqwest::get(format!("{}/metrics", server.url)).await;
-    let metrics = metrics.unwrap().text().await.unwrap();
+    let metrics = server.metrics().await;
     assert!(!metrics.contains("standing_changes_total{"), "{metrics}");
 }
 
@@ -255,8 +254,7 @@ async fn who_opens_nothing_is_suspected_gets_work_all_the_same_and_is_cleared_by
     let doubted = |plan: &Plan| standing(plan).filter(|s| s.standing == Level::Suspect);
     let told = plan_with(&mut plans, doubted).await;
     assert!(told.advice().is_some());
-    let metrics = reqwest::get(format!("{}/metrics", server.url)).await;
-    let metrics = metrics.unwrap().text().await.unwrap();
+    let metrics = server.metrics().await;
     for counted in ["local", "not_opened"] {
         let counted = format!("opengpu_standing_changes_total{{code=\"{counted}\"}} 1");
         assert!(metrics.contains(&counted), "{metrics}");

@@ -82,6 +82,12 @@ impl Server {
             .to_owned()
     }
 
+    /// The text of its metrics.
+    pub async fn metrics(&self) -> String {
+        let answer = reqwest::get(format!("{}/metrics", self.url)).await;
+        answer.unwrap().text().await.unwrap()
+    }
+
     /// What machines enrol with.
     pub fn join_token(&self) -> String {
         self.secret(JOIN_TOKEN)

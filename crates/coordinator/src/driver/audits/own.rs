@@ -93,7 +93,7 @@ impl Own {
             4 * run.layout.len() as u64,
         )?;
         let digest: Hash = way.digest();
-        WeightsFile::made_of(file, &run.layout, start, merges, Some(digest))
+        WeightsFile::made_of(file, &run.layout, start, merges, digest)
             .await
             .with_context(|| format!("the weights of revision {revision}"))
     }
