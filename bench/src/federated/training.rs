@@ -474,7 +474,7 @@ impl<'a> Training<'a> {
         }
         self.fleet.remove(&id);
         self.note(id, |tally| tally.quarantined += 1);
-        self.decide(&Input::Leave {
+        self.decide(&Input::Expel {
             worker: id,
             reason: "it failed an audit".into(),
         })?;

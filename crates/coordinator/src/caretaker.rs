@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use opengpu_rounds::{Input, NodeId, WorkerId};
+use opengpu_rounds::{Input, NodeId};
 
 use crate::Coordinator;
 use crate::clock::unix_ms;
@@ -41,42 +41,48 @@ pub async fn send_away_all(coordinator: &Coordinator) {
     }
 }
 
-/// Workers that leave a run: those of nodes that were stopped, those of draining nodes that
-/// hold nothing any more, and those that another run has.
+/// Workers that leave a run: those of nodes that were stopped, with all that waits of theirs, those
+/// of draining nodes that hold nothing any more, and those that another run has.
 async fn send_away(coordinator: &Coordinator, run: &LiveRun) {
-    let leaving: Vec<(WorkerId, String)> = {
+    let leaving: Vec<Input> = {
         let memory = coordinator.fleet().lock();
         let state = run.state();
-        state
-            .members()
-            .filter(|(_, member)| member.present)
+        let members = state.members();
+        members
             .filter_map(|(worker, member)| {
                 let known = memory.workers.get(&worker)?;
+                let shut_out = match memory.state_of(known) {
+                    NodeState::Banned => Some("was banned"),
+                    NodeState::Quarantined => Some("was put in quarantine"),
+                    _ => None,
+                };
+                if let Some(what) = shut_out {
+                    let reason = format!("node {} {what}", member.node);
+                    let concerned = member.present || state.waiting_of(worker).next().is_some();
+                    return concerned.then_some(Input::Expel { worker, reason });
+                }
+                let holds_nothing = state.assignment_of(worker).is_none();
+                let elsewhere = known.run.filter(|other| *other != run.id);
                 let reason = match memory.state_of(known) {
-                    NodeState::Banned => format!("node {} was banned", member.node),
-                    NodeState::Quarantined => format!("node {} was put in quarantine", member.node),
-                    NodeState::Draining if state.assignment_of(worker).is_none() => {
+                    _ if !member.present => return None,
+                    NodeState::Draining if holds_nothing => {
                         format!("node {} is being drained", member.node)
                     }
-                    _ => match barred(&memory, member.node, run) {
-                        Some(why) => format!("it is not taken any more: {why}"),
-                        None => match known.run {
-                            Some(other)
-                                if other != run.id && state.assignment_of(worker).is_none() =>
-                            {
-                                format!("it was given to run {other}")
-                            }
-                            _ => return None,
-                        },
+                    _ => match (barred(&memory, member.node, run), elsewhere) {
+                        (Some(why), _) => format!("it is not taken any more: {why}"),
+                        (None, Some(other)) if holds_nothing => {
+                            format!("it was given to run {other}")
+                        }
+                        _ => return None,
                     },
                 };
-                Some((worker, reason))
+                Some(Input::Leave { worker, reason })
             })
             .collect()
     };
-    for (worker, reason) in leaving {
-        if let Err(error) = run.ask(Input::Leave { worker, reason }, None).await {
-            tracing::debug!(run = %run.id, %worker, %error, "a worker could not be sent away yet");
+    for input in leaving {
+        if let Err(error) = run.ask(input, None).await {
+            tracing::debug!(run = %run.id, %error, "a worker could not be sent away yet");
         }
     }
 }

@@ -173,6 +173,14 @@ pub enum EventKind {
         /// Whether the update, if it was held for this, may be merged now.
         merge: bool,
     },
+    /// An accepted update that waited will be in no merge; its blocks may be leased again. Its
+    /// credit stays.
+    UpdateDropped {
+        /// Which.
+        assignment: AssignmentId,
+        /// Why, for a person.
+        reason: String,
+    },
     /// A lease ended without an update; its blocks may be leased again.
     LeaseReturned {
         /// Which.

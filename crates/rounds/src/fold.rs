@@ -127,6 +127,11 @@ impl Run {
                 finding,
                 merge,
             } => self.fold_audited(*assignment, finding, *merge),
+            EventKind::UpdateDropped { assignment, reason } => {
+                if !self.is_closing(*assignment) {
+                    self.drop_update(*assignment, reason);
+                }
+            }
             EventKind::LeaseReturned { assignment, reason } => {
                 self.fold_returned(*assignment, reason);
             }
@@ -486,6 +491,16 @@ impl Run {
             let reason = reason.to_owned();
             self.settle(update.worker, assignment, Outcome::NotMerged { reason });
         }
+    }
+
+    /// A waiting update will be in no merge; its blocks go back.
+    fn drop_update(&mut self, assignment: AssignmentId, reason: &str) {
+        let Some(update) = self.waiting.remove(&assignment) else {
+            return;
+        };
+        self.blocks.give_back(&update.pieces);
+        let reason = reason.to_owned();
+        self.settle(update.worker, assignment, Outcome::NotMerged { reason });
     }
 
     /// A worker's verdict on an update of its own, if that is remembered.

@@ -38,6 +38,14 @@ pub enum Input {
         /// Why, for a person.
         reason: String,
     },
+    /// A worker takes part no more, and nothing of its is merged any more: something against its
+    /// node is proven, or an operator shut it out.
+    Expel {
+        /// Who.
+        worker: WorkerId,
+        /// Why, for a person.
+        reason: String,
+    },
     /// An update arrived whole and its payload is durable.
     Update {
         /// Which assignment it answers.

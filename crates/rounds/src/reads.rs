@@ -343,6 +343,14 @@ impl Run {
         needed
     }
 
+    /// A worker's accepted updates that wait, and that no merge under way takes.
+    pub fn waiting_of(&self, worker: WorkerId) -> impl Iterator<Item = AssignmentId> + '_ {
+        let waiting = self.waiting.iter();
+        let waiting =
+            waiting.filter(move |(id, update)| update.worker == worker && !self.is_closing(**id));
+        waiting.map(|(id, _)| *id)
+    }
+
     /// Updates that are being audited: a worker opens drawn chunks, someone trains again.
     pub fn audits(&self) -> impl Iterator<Item = (AssignmentId, &Audit)> {
         self.audits.iter().map(|(id, audit)| (*id, &**audit))

@@ -10,10 +10,12 @@ use opengpu_protocol::client::Directives;
 use opengpu_protocol::operator::{NodeAction, RunAction};
 use opengpu_protocol::signing::public_key;
 use opengpu_protocol::standing::{AppealOutcome, AppealRequest, ReviewRequest, StandingPlan};
-use opengpu_protocol::wire::{Activity, Drawn, Enrol, Machine, NodeView, Plan, RunPlan};
+use opengpu_protocol::wire::{
+    Activity, AssignmentPlan, Drawn, Enrol, Machine, NodeView, Plan, RunPlan,
+};
 use opengpu_protocol::{Client, Nodes, RunSpec};
 use opengpu_rounds::standing::{Cause, Level};
-use opengpu_rounds::{AssignmentId, Commitment, FeedbackId, Hash, NodeId, RunId};
+use opengpu_rounds::{AssignmentId, Commitment, EventKind, FeedbackId, Hash, NodeId, RunId};
 use opengpu_trainer_protocol::InnerState;
 
 use super::support::{Server, code, key, offer, spec};
@@ -419,4 +421,55 @@ async fn a_run_takes_only_the_nodes_that_its_file_names() {
     operator.act_on_node(node, NodeAction::Vouch).await.unwrap();
     let given = plan_with(&mut plans, |plan| run_of(plan).map(|given| given.run));
     assert_eq!(given.await, run);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_of_a_node_that_is_shut_out_is_not_merged() {
+    let server = Server::start().await;
+    server.dataset("noise", 512).await;
+    let mut rules = spec("first", "noise", 1, 2);
+    rules.round.quorum = 1;
+    let run = server.start_run(&rules).await;
+    let (mut one, mut other) = (
+        Worker::join(&server, 1).await,
+        Worker::join(&server, 2).await,
+    );
+    let (first, second) = tokio::join!(one.wait_for_assignment(), other.wait_for_assignment());
+    send(&one, run, &first).await;
+    let operator = server.operator();
+    let quarantine = NodeAction::Quarantine;
+    operator.act_on_node(one.node, quarantine).await.unwrap();
+    let started = std::time::Instant::now();
+    let dropped = loop {
+        let log = operator.whole_log(run).await.unwrap();
+        let dropped = log.into_iter().find_map(|entry| match entry.event.kind {
+            EventKind::UpdateDropped { assignment, reason } => Some((assignment, reason)),
+            _ => None,
+        });
+        if let Some(dropped) = dropped {
+            break dropped;
+        }
+        assert!(started.elapsed() < Duration::from_secs(120));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(dropped.0, first.assignment);
+    assert!(dropped.1.contains("quarantine"), "{}", dropped.1);
+    send(&other, run, &second).await;
+    let over = server.wait_for(run, "the end", |view| view.phase == "finished");
+    over.await;
+    let merged = operator.whole_log(run).await.unwrap();
+    let merged = merged.into_iter().find_map(|entry| match entry.event.kind {
+        EventKind::RoundClosed { updates, .. } => Some(updates),
+        _ => None,
+    });
+    assert_eq!(merged, Some(vec![second.assignment]));
+}
+
+/// Sends made-up progress for all of an assignment.
+async fn send(worker: &Worker, run: RunId, assignment: &AssignmentPlan) {
+    let ranges = assignment.blocks.iter();
+    let blocks = ranges.map(|range| range.end - range.start).sum();
+    let (assignment, base) = (assignment.assignment, assignment.base);
+    let notice = worker.update(run, assignment, base, blocks).await;
+    worker.client.post_update(run, &notice).await.unwrap();
 }

@@ -105,6 +105,7 @@ impl Deciding<'_> {
                 format!("update {assignment} is not being audited"),
             );
         };
+        let worker = audit.worker;
         let late = run.round().saturating_sub(audit.round);
         let merge =
             finding.outcome == AuditOutcome::Passed && late <= run.settings.staleness_rounds;
@@ -113,7 +114,22 @@ impl Deciding<'_> {
             finding: finding.clone(),
             merge,
         });
+        if finding.outcome == AuditOutcome::Failed && finding.is_proven() {
+            self.drop_waiting_of(worker, "an audit of another update of its worker failed");
+        }
         Ok(())
+    }
+
+    /// Ends all audits that are open: what they started from will be gone.
+    pub(super) fn end_audits(&mut self, reason: &str) {
+        let open: Vec<_> = self.run().audits.keys().copied().collect();
+        for assignment in open {
+            self.emit(EventKind::Audited {
+                assignment,
+                finding: Finding::undecided("rolled_back", reason),
+                merge: false,
+            });
+        }
     }
 
     /// Who was asked to open chunks and did not has not proven its update.

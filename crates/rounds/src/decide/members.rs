@@ -102,6 +102,22 @@ impl Deciding<'_> {
         Ok(())
     }
 
+    pub(super) fn expel(&mut self, worker: WorkerId, reason: &str) -> Granted {
+        self.drop_waiting_of(worker, reason);
+        self.leave(worker, reason)
+    }
+
+    /// Keeps what waits of a worker out of the next merges. What a merge under way takes, it takes.
+    pub(super) fn drop_waiting_of(&mut self, worker: WorkerId, reason: &str) {
+        let dropped: Vec<_> = self.run().waiting_of(worker).collect();
+        for assignment in dropped {
+            self.emit(EventKind::UpdateDropped {
+                assignment,
+                reason: reason.to_owned(),
+            });
+        }
+    }
+
     /// Returns the leases that `which` picks by assignment and worker.
     pub(super) fn return_leases(
         &mut self,

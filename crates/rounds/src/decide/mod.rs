@@ -86,6 +86,7 @@ impl Deciding<'_> {
             } => self.join(*worker, *node, *feedback),
             Input::FeedbackReset { worker, feedback } => self.reset_feedback(*worker, *feedback),
             Input::Leave { worker, reason } => self.leave(*worker, reason),
+            Input::Expel { worker, reason } => self.expel(*worker, reason),
             Input::Update { .. } => self.update(input),
             Input::Opened {
                 assignment,

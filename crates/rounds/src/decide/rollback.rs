@@ -103,6 +103,7 @@ impl Deciding<'_> {
         let why = format!("the run is rolled back to {target}: {reason}");
         self.return_leases(&why, |_, _| true);
         self.abandon_open(&why);
+        self.end_audits(&why);
         self.emit(EventKind::RolledBack {
             to: target,
             revision,

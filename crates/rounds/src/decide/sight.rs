@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Fleet, Lease, Run, WorkerId};
+use crate::{AssignmentId, Fleet, Lease, Run, WorkerId};
 
 impl Run {
     /// Updates a merge needs.
@@ -13,6 +13,12 @@ impl Run {
     /// Accepted updates that a merge could take now.
     pub(crate) fn mergeable(&self) -> usize {
         self.waiting.values().filter(|update| !update.held).count()
+    }
+
+    /// Whether a merge that is under way takes this update.
+    pub(crate) fn is_closing(&self, assignment: AssignmentId) -> bool {
+        let closing = self.closing.as_ref();
+        closing.is_some_and(|closing| closing.updates.contains(&assignment))
     }
 
     /// Audits of trusted workers' updates.

@@ -83,8 +83,7 @@ impl Run {
                 self.totals.tokens = self.totals.tokens.saturating_sub(audit.tokens);
             }
         }
-        let closing = self.closing.as_ref();
-        if closing.is_some_and(|closing| closing.updates.contains(&assignment)) {
+        if self.is_closing(assignment) {
             // Its merge is under way and takes it.
             return;
         }
@@ -103,15 +102,6 @@ impl Run {
             }
             _ => {}
         }
-    }
-
-    fn drop_update(&mut self, assignment: AssignmentId, reason: &str) {
-        let Some(update) = self.waiting.remove(&assignment) else {
-            return;
-        };
-        self.blocks.give_back(&update.pieces);
-        let reason = reason.to_owned();
-        self.settle(update.worker, assignment, Outcome::NotMerged { reason });
     }
 }
 

@@ -65,8 +65,10 @@ impl World<'_> {
             self.workers[index].willing = false;
             let now_ms = self.now_ms;
             self.workers[index].rest(now_ms);
-            self.count_fault("leaver");
-            self.after(50, Happening::LeaveArrives { worker: index });
+            let expelled = self.random.random_bool(0.5);
+            self.count_fault(if expelled { "expelled" } else { "leaver" });
+            let worker = index;
+            self.after(50, Happening::LeaveArrives { expelled, worker });
             self.after(later_ms, Happening::Restored { worker: index });
         }
         let room = self.workers.len() < 3 * self.settings.workers as usize;

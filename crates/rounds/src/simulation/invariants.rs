@@ -20,6 +20,8 @@ struct Given {
     held: bool,
     /// Whether it is being audited.
     audited: bool,
+    /// Whether it was kept out of all merges.
+    dropped: bool,
     returned: bool,
 }
 
@@ -233,6 +235,9 @@ impl Invariants {
             EventKind::Assigned { .. } => self.check_assigned(&event.kind)?,
             EventKind::UpdateAccepted { .. } => self.check_accepted(&event.kind)?,
             EventKind::Audited { .. } => self.check_audited(&event.kind)?,
+            EventKind::UpdateDropped { assignment, reason } => {
+                self.check_dropped(*assignment, reason)?;
+            }
             EventKind::LeaseReturned { assignment, reason } => {
                 ensure(!reason.is_empty(), || {
                     "a lease returned without a reason".into()
@@ -399,6 +404,7 @@ impl Invariants {
             tokens: 0,
             held: false,
             audited: false,
+            dropped: false,
             returned: false,
         };
         let before = self.given.insert(*assignment, given);
@@ -484,17 +490,36 @@ impl Invariants {
         }
         let merging = self.merged.contains(assignment) || self.closing.contains(assignment);
         let dropped = failed || (given.held && !merge);
+        given.held = false;
         if let Some((completed, true, _)) = given.accepted
             && dropped
             && !merging
+            && !std::mem::replace(&mut given.dropped, true)
         {
             for block in numbers(&given.blocks, completed) {
                 self.held.remove(&block);
             }
-            // Not to be merged any more.
-            given.held = true;
-        } else {
-            given.held = false;
+        }
+        Ok(())
+    }
+
+    fn check_dropped(&mut self, assignment: AssignmentId, reason: &str) -> Result<(), String> {
+        ensure(!reason.is_empty(), || {
+            "an update dropped without a reason".into()
+        })?;
+        let given = self
+            .given
+            .get_mut(&assignment)
+            .ok_or("an unknown update dropped")?;
+        let merging = self.merged.contains(&assignment) || self.closing.contains(&assignment);
+        let Some((completed, true, _)) = given.accepted.filter(|_| !merging) else {
+            return Err(format!("update {assignment} did not wait"));
+        };
+        ensure(!std::mem::replace(&mut given.dropped, true), || {
+            "an update was dropped twice".into()
+        })?;
+        for block in numbers(&given.blocks, completed) {
+            self.held.remove(&block);
         }
         Ok(())
     }
@@ -518,7 +543,7 @@ impl Invariants {
                 .ok_or("a merged update of no assignment")?;
             let (completed, mergeable, _) =
                 given.accepted.ok_or("a merged update was never accepted")?;
-            ensure(mergeable && !given.held, || {
+            ensure(mergeable && !given.held && !given.dropped, || {
                 format!("update {assignment} may not be merged")
             })?;
             for block in numbers(&given.blocks, completed) {

@@ -28,6 +28,8 @@ pub(super) enum Happening {
         sent: Sent,
     },
     LeaveArrives {
+        /// Whether it is sent away, with all that waits of it.
+        expelled: bool,
         worker: usize,
     },
     PlanArrives {
@@ -241,16 +243,20 @@ impl<'a> World<'a> {
             } => {
                 self.owner_hears_update(worker, assignment, sent);
             }
-            Happening::LeaveArrives { worker } => {
+            Happening::LeaveArrives { expelled, worker } => {
                 if let Some(epoch) = self.some_owner() {
                     let worker = self.workers[worker].id;
-                    self.ask(
-                        epoch,
-                        Input::Leave {
+                    let input = match expelled {
+                        true => Input::Expel {
+                            worker,
+                            reason: "its node is in quarantine".into(),
+                        },
+                        false => Input::Leave {
                             worker,
                             reason: "it wants to".into(),
                         },
-                    );
+                    };
+                    self.ask(epoch, input);
                 }
             }
             Happening::PlanArrives { worker, plan } => {

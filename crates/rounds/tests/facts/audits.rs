@@ -1,10 +1,11 @@
 //! Facts about audits: who is audited, what waits for it, what a failed one costs.
 
 use opengpu_rounds::{
-    AuditOutcome, AuditRules, Input, Outcome, RoundSettings, WorkerId, fleet_after_restart,
+    AuditOutcome, AuditRules, EventKind, Input, Outcome, RoundSettings, WorkerId,
+    fleet_after_restart,
 };
 
-use crate::story::{Story, TOKENS_PER_BLOCK, hash, settings};
+use crate::story::{Story, TOKENS_PER_BLOCK, hash, revision, settings};
 
 /// Three workers in a run that audits a quarter of trusted workers' updates.
 fn audited() -> Story {
@@ -317,4 +318,57 @@ fn a_joiners_first_update_is_audited_before_it_gets_another() {
     story.audited(first, AuditOutcome::Passed).unwrap();
     story.pass(1_000);
     assert!(story.assignment(4).is_some());
+}
+
+#[test]
+fn what_waits_of_a_worker_is_not_merged_once_an_audit_of_it_failed() {
+    let mut story = audited();
+    let first = audited_update(&mut story, 1);
+    story.update(2);
+    story.update(3);
+    story.merge();
+    story.open(first, 1).unwrap();
+    story.all_fetch();
+    let second = story.update(1);
+    assert_eq!(story.outcome(second), Some(Outcome::Waiting));
+    let credited = story.run.member(WorkerId(1)).unwrap().credited_tokens;
+    story.audited(first, AuditOutcome::Failed).unwrap();
+    assert!(matches!(
+        story.outcome(second),
+        Some(Outcome::NotMerged { reason }) if reason.contains("another update")
+    ));
+    // Nobody has shown that this one is wrong.
+    let kept = story.run.member(WorkerId(1)).unwrap().credited_tokens;
+    assert!(0 < kept && kept < credited);
+    story.update(2);
+    story.update(3);
+    assert_eq!(story.run.pending_merge().unwrap().updates.len(), 2);
+}
+
+#[test]
+fn a_rollback_ends_open_audits_and_holds_nothing_against_anybody() {
+    let mut story = audited();
+    story.checkpoint();
+    story.whole_round(3);
+    let open = audited_update(&mut story, 1);
+    let credited = story.run.member(WorkerId(1)).unwrap().credited_tokens;
+    story.roll_back(revision(0, 0)).unwrap();
+    assert_eq!(story.run.audits().count(), 0);
+    let ended = story.log.iter().find_map(|event| match &event.kind {
+        EventKind::Audited {
+            assignment,
+            finding,
+            ..
+        } => Some((*assignment, finding.clone())),
+        _ => None,
+    });
+    let (of, finding) = ended.unwrap();
+    assert_eq!(of, open);
+    assert_eq!(
+        (finding.outcome, &*finding.code),
+        (AuditOutcome::Undecided, "rolled_back")
+    );
+    assert!(finding.reason.contains("the loss went up"));
+    let kept = story.run.member(WorkerId(1)).unwrap().credited_tokens;
+    assert_eq!(kept, credited);
 }

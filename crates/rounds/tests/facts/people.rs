@@ -382,3 +382,54 @@ fn a_checkpoint_is_due_every_so_many_merges() {
     );
     assert_eq!(story.run.pending_checkpoint(0), None);
 }
+
+fn expel(worker: u64) -> Input {
+    Input::Expel {
+        worker: WorkerId(worker),
+        reason: "its node is in quarantine".into(),
+    }
+}
+
+#[test]
+fn of_who_is_expelled_nothing_that_waits_is_merged() {
+    let mut story = Story::training(settings(), 4);
+    let blocks = story.blocks(4);
+    let (own, others) = (story.update(4), story.update(1));
+    story.act(expel(4)).unwrap();
+    assert!(matches!(
+        story.outcome(own),
+        Some(Outcome::NotMerged { reason }) if reason.contains("quarantine")
+    ));
+    let returned: Vec<_> = story.run.returned_blocks().collect();
+    let returned: Vec<_> = returned.iter().map(|r| (r.start, r.end)).collect();
+    assert_eq!(returned, blocks);
+    let member = story.run.member(WorkerId(4)).unwrap();
+    assert!(!member.present && member.credited_tokens > 0);
+    story.update(2);
+    story.update(3);
+    let merged = story.run.pending_merge().unwrap().updates;
+    assert!(merged.iter().any(|update| update.assignment == others));
+    assert!(merged.iter().all(|update| update.assignment != own));
+}
+
+#[test]
+fn who_left_before_can_be_expelled_and_a_merge_under_way_keeps_what_it_has() {
+    let mut story = Story::training(settings(), 4);
+    let late = story.update(4);
+    story.act(leave(4)).unwrap();
+    let first = story.update(1);
+    story.act(expel(4)).unwrap();
+    assert!(matches!(
+        story.outcome(late),
+        Some(Outcome::NotMerged { .. })
+    ));
+    story.update(2);
+    story.update(3);
+    let events = story.log.len();
+    story.act(expel(4)).unwrap();
+    assert_eq!(story.log.len(), events, "repeating it changes nothing");
+    story.act(expel(1)).unwrap();
+    assert_eq!(story.run.pending_merge().unwrap().updates.len(), 3);
+    story.merge();
+    assert!(matches!(story.outcome(first), Some(Outcome::Merged { .. })));
+}

@@ -57,6 +57,7 @@ fn input() -> impl Strategy<Value = Input> {
         3 => (worker(), feedback())
             .prop_map(|(worker, feedback)| Input::FeedbackReset { worker, feedback }),
         2 => (worker(), reason()).prop_map(|(worker, reason)| Input::Leave { worker, reason }),
+        1 => (worker(), reason()).prop_map(|(worker, reason)| Input::Expel { worker, reason }),
         3 => (0..20u64, worker(), revision(), 0..9u64, hash(), feedback()).prop_map(
             |(assignment, worker, base, blocks_completed, payload, feedback)| Input::Update {
                 assignment: AssignmentId(assignment),
@@ -314,6 +315,10 @@ fn stray() -> impl Strategy<Value = EventKind> {
     let reason = || Just("stray".to_owned());
     prop_oneof![
         (0..5u64, reason()).prop_map(|(id, reason)| EventKind::LeaseReturned {
+            assignment: AssignmentId(id),
+            reason
+        }),
+        (0..5u64, reason()).prop_map(|(id, reason)| EventKind::UpdateDropped {
             assignment: AssignmentId(id),
             reason
         }),

@@ -79,6 +79,7 @@ fn every_fault_strikes_and_every_refusal_happens() {
         "drain",
         "joiner",
         "leaver",
+        "expelled",
         "lost feedback",
         "merge failed",
         "partition",
