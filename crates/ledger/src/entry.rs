@@ -21,7 +21,7 @@ pub const INTEGER_LIMIT: u64 = 1 << 53;
 pub struct Entry {
     /// When it was decided: milliseconds since 1970 on the coordinator's clock.
     pub at_unix_ms: u64,
-    /// Whose work it is about.
+    /// Whose work it is about; of a training again, who did it.
     pub node: NodeId,
     /// Which of the node's workers.
     pub worker: WorkerId,
@@ -75,6 +75,16 @@ pub enum EntryKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         allowed: Option<Finite>,
     },
+    /// An audited assignment was trained again, and what came of it stands: credit for that work,
+    /// as for an update. Assignment and round are those of the audited update.
+    TrainedAgain {
+        /// Blocks of the audited update.
+        blocks: u64,
+        /// Its tokens.
+        tokens: u64,
+        /// Its millions of floating-point operations.
+        megaflops: u64,
+    },
     /// An accepted update gets more credit or less. Made by [`Entry::correction`].
     Corrected {
         /// Index of the accepted entry in the ledger.
@@ -107,8 +117,8 @@ pub enum EntryError {
         /// Where it would stand.
         index: u64,
     },
-    /// Only accepted entries carry credit.
-    #[error("entry {of} is not an accepted update, and carries no credit to correct")]
+    /// Only the credit of accepted updates is corrected.
+    #[error("entry {of} is not an accepted update; only those are corrected")]
     CorrectsNoCredit {
         /// What was to be corrected.
         of: u64,
@@ -173,6 +183,15 @@ impl Entry {
                 tokens,
                 megaflops,
                 payload: _,
+            } => {
+                check("blocks", (*blocks).into())?;
+                check("tokens", (*tokens).into())?;
+                check("megaflops", (*megaflops).into())
+            }
+            EntryKind::TrainedAgain {
+                blocks,
+                tokens,
+                megaflops,
             } => {
                 check("blocks", (*blocks).into())?;
                 check("tokens", (*tokens).into())?;

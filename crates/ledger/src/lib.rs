@@ -1,5 +1,5 @@
-//! The append-only ledger of a run: accepted tokens and FLOPs, rejections, audits and
-//! corrections, as leaves of a Merkle tree with signed heads in the manner of certificate
+//! The append-only ledger of a run: accepted tokens and FLOPs, rejections, audits, trainings
+//! again and corrections, as leaves of a Merkle tree with signed heads in the manner of certificate
 //! transparency (RFC 6962, RFC 9162). A volunteer holds a receipt for each entry, and can
 //! prove that it is in the ledger and that the ledger was never rewritten.
 //!

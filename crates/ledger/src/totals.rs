@@ -9,9 +9,9 @@ use crate::{Entry, EntryKind};
 /// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Tokens accepted, with corrections.
+    /// Tokens credited: of accepted updates and of trainings again, with corrections.
     pub tokens: i128,
-    /// Millions of floating-point operations accepted, with corrections; may pass 2^53.
+    /// Millions of floating-point operations credited, as the tokens are; may pass 2^53.
     pub megaflops: i128,
     /// Updates accepted.
     pub accepted: u64,
@@ -25,6 +25,8 @@ pub struct Totals {
     pub audits_undecided: u64,
     /// Corrections.
     pub corrections: u64,
+    /// Trainings again for audits.
+    pub trained_again: u64,
 }
 
 impl Totals {
@@ -51,13 +53,20 @@ impl Totals {
                 self.megaflops += i128::from(*megaflops);
                 self.corrections += 1;
             }
+            EntryKind::TrainedAgain {
+                tokens, megaflops, ..
+            } => {
+                self.tokens += i128::from(*tokens);
+                self.megaflops += i128::from(*megaflops);
+                self.trained_again += 1;
+            }
         }
     }
 
     /// How many entries these are.
     pub fn entries(&self) -> u64 {
         let audits = self.audits_passed + self.audits_failed + self.audits_undecided;
-        self.accepted + self.rejected + audits + self.corrections
+        self.accepted + self.rejected + audits + self.corrections + self.trained_again
     }
 
     /// Adds the totals of other entries.
@@ -70,5 +79,6 @@ impl Totals {
         self.audits_failed += other.audits_failed;
         self.audits_undecided += other.audits_undecided;
         self.corrections += other.corrections;
+        self.trained_again += other.trained_again;
     }
 }

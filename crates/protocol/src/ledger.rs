@@ -71,9 +71,9 @@ pub struct LedgerSum {
     /// Number of the node or run, name of the account or team, or day (`2026-11-22`). None:
     /// nodes that belong to nobody, or to no team.
     pub of: Option<String>,
-    /// Tokens accepted, with corrections.
+    /// Tokens credited: of accepted updates and of trainings again, with corrections.
     pub tokens: i64,
-    /// Millions of floating-point operations accepted, with corrections.
+    /// Millions of floating-point operations credited, as the tokens are.
     pub megaflops: i64,
     /// Updates accepted.
     pub accepted: u64,
@@ -87,6 +87,9 @@ pub struct LedgerSum {
     pub audits_undecided: u64,
     /// Corrections.
     pub corrections: u64,
+    /// Assignments trained again for audits.
+    #[serde(default)]
+    pub trained_again: u64,
 }
 
 /// `POST /v1/ledger/rebuild`: what making the sums again found.

@@ -168,6 +168,21 @@ impl Finding {
         self.reruns.last().and_then(|rerun| rerun.by)
     }
 
+    /// Who is credited for training it again: workers of nodes whose training came to what was
+    /// found, and is none that the one that decided refuted.
+    pub fn credited(&self) -> impl Iterator<Item = (NodeId, WorkerId)> {
+        let stands = |rerun: &&Rerun| {
+            let found = match self.outcome {
+                AuditOutcome::Passed => rerun.agrees(),
+                AuditOutcome::Failed => !rerun.agrees(),
+                AuditOutcome::Undecided => false,
+            };
+            found && !rerun.refuted
+        };
+        let reruns = self.reruns.iter().filter(stands);
+        reruns.filter_map(|rerun| rerun.by.zip(rerun.worker))
+    }
+
     /// Whether a failure was shown by what the worker sent, and not by what it did not send.
     pub fn is_proven(&self) -> bool {
         self.code != NOT_OPENED

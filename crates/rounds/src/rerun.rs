@@ -19,6 +19,12 @@ pub struct Rerun {
     /// Which node did it; None: the coordinator's own trainer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<NodeId>,
+    /// Which of its workers. Not kept in logs from before nodes were credited for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+    /// Whether it differs from the training that decided.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refuted: bool,
     /// How far the worker's progress is from it; None: farther than any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<f64>,
@@ -27,10 +33,13 @@ pub struct Rerun {
 }
 
 impl Rerun {
-    /// A distance that is no finite number is farther than any.
-    pub fn new(by: Option<NodeId>, measured: f64, allowed: f64) -> Self {
+    /// By a node's worker, or by the coordinator's own trainer. A distance that is no finite
+    /// number is farther than any.
+    pub fn new(by: Option<(NodeId, WorkerId)>, measured: f64, allowed: f64) -> Self {
         Self {
-            by,
+            by: by.map(|(node, _)| node),
+            worker: by.map(|(_, worker)| worker),
+            refuted: false,
             measured: measured.is_finite().then_some(measured),
             allowed,
         }

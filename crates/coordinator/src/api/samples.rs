@@ -59,6 +59,7 @@ fn sums() -> Vec<(&'static str, Value)> {
                 audits_failed: 0,
                 audits_undecided: 0,
                 corrections: 0,
+                trained_again: 0,
             }),
         ),
         (

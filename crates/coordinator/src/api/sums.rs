@@ -92,5 +92,6 @@ fn sum(of: Option<String>, totals: &Totals) -> LedgerSum {
         audits_failed: totals.audits_failed,
         audits_undecided: totals.audits_undecided,
         corrections: totals.corrections,
+        trained_again: totals.trained_again,
     }
 }

@@ -58,8 +58,8 @@ pub async fn entries(store: &Store, run: &LiveRun, events: &[Event]) -> anyhow::
     Ok(entries)
 }
 
-/// What an audit found; if the update was not what it should be, a correction takes its credit
-/// back.
+/// What an audit found, and credit for the nodes that trained it again; if the update was not what
+/// it should be, a correction takes its credit back.
 async fn audited(
     store: &Store,
     run: &LiveRun,
@@ -82,11 +82,29 @@ async fn audited(
         },
         ..accepted.clone()
     }];
-    if let EntryKind::Accepted {
-        tokens, megaflops, ..
+    let EntryKind::Accepted {
+        blocks,
+        tokens,
+        megaflops,
+        payload: _,
     } = accepted.kind
-        && finding.outcome == AuditOutcome::Failed
-    {
+    else {
+        return Ok(entries);
+    };
+    for (node, worker) in finding.credited() {
+        entries.push(Entry {
+            at_unix_ms: unix_ms(),
+            node,
+            worker,
+            kind: EntryKind::TrainedAgain {
+                blocks,
+                tokens,
+                megaflops,
+            },
+            ..accepted.clone()
+        });
+    }
+    if finding.outcome == AuditOutcome::Failed {
         let taken = |number: u64| i64::try_from(number).map_or(i64::MIN, |number| -number);
         let code = Code::new(&finding.code).context("an audit's code")?;
         let (tokens, megaflops) = (taken(tokens), taken(megaflops));

@@ -158,6 +158,7 @@ entity!(ledger_sum, "ledger_sum", {
     audits_failed: i64,
     audits_undecided: i64,
     corrections: i64,
+    trained_again: i64,
 });
 
 entity!(standing, "standing", {

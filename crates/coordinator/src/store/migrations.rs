@@ -24,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(reputation::NodeReputation),
             Box::new(sums::LedgerSums),
             Box::new(standing::StandingChanges),
+            Box::new(sums::TrainedAgain),
         ]
     }
 }

@@ -26,7 +26,7 @@ use super::{ROWS_PER_STATEMENT, Result, Store, StoreError, from_db, to_db};
 const PAGE: u64 = 2_000;
 
 /// The columns that add up.
-const COUNTED: [Column; 8] = [
+const COUNTED: [Column; 9] = [
     Column::Tokens,
     Column::Megaflops,
     Column::Accepted,
@@ -35,10 +35,11 @@ const COUNTED: [Column; 8] = [
     Column::AuditsFailed,
     Column::AuditsUndecided,
     Column::Corrections,
+    Column::TrainedAgain,
 ];
 
 /// A key, and its sums in the order of [`COUNTED`].
-type SumRow = (i64, i64, i64, i64, i64, i64, i64, i64, i64);
+type SumRow = (i64, i64, i64, i64, i64, i64, i64, i64, i64, i64);
 
 /// Sums of a run, by node and day.
 type Rows = BTreeMap<(NodeId, Day), Totals>;
@@ -84,8 +85,8 @@ impl Store {
             .into_tuple()
             .all(&self.reader)
             .await?;
-        let sums = rows.into_iter().map(|(key, a, b, c, d, e, f, g, h)| {
-            let totals = totals_of([a, b, c, d, e, f, g, h]);
+        let sums = rows.into_iter().map(|(key, a, b, c, d, e, f, g, h, i)| {
+            let totals = totals_of([a, b, c, d, e, f, g, h, i]);
             (from_db(key), totals)
         });
         Ok(sums.collect())
@@ -197,7 +198,7 @@ impl Store {
 }
 
 /// Names of [`COUNTED`] in the answer of a sum.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "tokens_sum",
     "megaflops_sum",
     "accepted_sum",
@@ -206,6 +207,7 @@ const NAMES: [&str; 8] = [
     "failed_sum",
     "undecided_sum",
     "corrections_sum",
+    "trained_again_sum",
 ];
 
 /// Adds lines that are just appended. The caller holds the run's row.
@@ -252,6 +254,7 @@ async fn rows(database: &impl ConnectionTrait, run: i64) -> Result<Rows> {
             row.audits_failed,
             row.audits_undecided,
             row.corrections,
+            row.trained_again,
         ]);
         ((NodeId(from_db(row.node)), Day(from_db(row.day))), totals)
     };
@@ -313,6 +316,7 @@ fn model(run: i64, node: NodeId, day: Day, totals: &Totals) -> Result<ActiveMode
         failed,
         undecided,
         corrections,
+        trained_again,
     ] = numbers_of(totals)?;
     Ok(ActiveModel {
         run: Set(run),
@@ -326,11 +330,12 @@ fn model(run: i64, node: NodeId, day: Day, totals: &Totals) -> Result<ActiveMode
         audits_failed: Set(failed),
         audits_undecided: Set(undecided),
         corrections: Set(corrections),
+        trained_again: Set(trained_again),
     })
 }
 
 /// In the order of [`COUNTED`].
-fn numbers_of(totals: &Totals) -> Result<[i64; 8]> {
+fn numbers_of(totals: &Totals) -> Result<[i64; 9]> {
     let wide = |number: i128| {
         let magnitude = u64::try_from(number.unsigned_abs()).unwrap_or(u64::MAX);
         i64::try_from(number).map_err(|_| StoreError::TooLarge(magnitude))
@@ -344,10 +349,11 @@ fn numbers_of(totals: &Totals) -> Result<[i64; 8]> {
         to_db(totals.audits_failed)?,
         to_db(totals.audits_undecided)?,
         to_db(totals.corrections)?,
+        to_db(totals.trained_again)?,
     ])
 }
 
-fn totals_of(numbers: [i64; 8]) -> Totals {
+fn totals_of(numbers: [i64; 9]) -> Totals {
     let [
         tokens,
         megaflops,
@@ -357,6 +363,7 @@ fn totals_of(numbers: [i64; 8]) -> Totals {
         failed,
         undecided,
         corrections,
+        trained_again,
     ] = numbers;
     Totals {
         tokens: tokens.into(),
@@ -367,5 +374,6 @@ fn totals_of(numbers: [i64; 8]) -> Totals {
         audits_failed: from_db(failed),
         audits_undecided: from_db(undecided),
         corrections: from_db(corrections),
+        trained_again: from_db(trained_again),
     }
 }

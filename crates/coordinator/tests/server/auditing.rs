@@ -1,14 +1,18 @@
 //! Audits that nodes make: who may answer, what is taken, and what follows.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use opengpu_ledger::{Entry, EntryKind, Sums, Totals, line};
 use opengpu_merge::audit::{Again, commitment, write_openings};
 use opengpu_protocol::ClientError;
 use opengpu_protocol::audits::{AuditDeclined, AuditPlan};
 use opengpu_protocol::client::Directives;
+use opengpu_protocol::ledger::SumsBy;
 use opengpu_protocol::operator::NodeAction;
+use opengpu_protocol::standing::ReviewRequest;
 use opengpu_protocol::wire::{Activity, AssignmentPlan, RunPlan, UpdateNotice};
-use opengpu_rounds::{AuditOutcome, Commitment, EventKind, Finding, Hash, Revision, RunId};
+use opengpu_rounds::{AuditOutcome, Commitment, EventKind, Finding, Hash, NodeId, Revision, RunId};
 use opengpu_trainer_protocol::{InnerSettings, InnerState};
 
 use super::support::{Server, code, spec};
@@ -203,6 +207,64 @@ impl Story {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+
+    /// The ledger has the stranger's update alone, and credits just these of the vouched nodes, in
+    /// this order, with as much work as that was. What each node's lines come to.
+    async fn check_who_is_credited(&self, places: &[usize]) -> BTreeMap<NodeId, Totals> {
+        let operator = self.server.operator();
+        let lines = operator.ledger_lines(self.run, 0).await.unwrap();
+        let lines = String::from_utf8(lines).unwrap();
+        let entries: Vec<Entry> = lines
+            .lines()
+            .map(|text| line::read(text.as_bytes()).unwrap())
+            .collect();
+        let update = &entries[0];
+        assert_eq!(update.node, self.stranger.worker.node);
+        let EntryKind::Accepted {
+            blocks,
+            tokens,
+            megaflops,
+            ..
+        } = update.kind
+        else {
+            panic!("{update:?}");
+        };
+        assert!(blocks > 0 && tokens > 0 && megaflops > 0);
+        assert!(matches!(entries[1].kind, EntryKind::Audited { .. }));
+        let is_credit = |entry: &&Entry| matches!(entry.kind, EntryKind::TrainedAgain { .. });
+        let credited: Vec<&Entry> = entries.iter().filter(is_credit).collect();
+        assert_eq!(credited.len(), places.len(), "{lines}");
+        for (entry, place) in credited.into_iter().zip(places) {
+            let worker = &self.vouched[*place].worker;
+            let expected = Entry {
+                at_unix_ms: entry.at_unix_ms,
+                node: worker.node,
+                worker: worker.worker,
+                kind: EntryKind::TrainedAgain {
+                    blocks,
+                    tokens,
+                    megaflops,
+                },
+                ..update.clone()
+            };
+            assert_eq!(*entry, expected);
+        }
+
+        let mut sums = Sums::new();
+        entries.iter().for_each(|entry| sums.add(entry));
+        let by_node = sums.grouped(|node, _| node);
+        let told = operator.ledger_sums(SumsBy::Node, None).await.unwrap();
+        assert_eq!(told.len(), by_node.len());
+        for (told, (node, totals)) in told.iter().zip(&by_node) {
+            assert_eq!(told.of, Some(node.to_string()));
+            assert_eq!(i128::from(told.tokens), totals.tokens, "{node}");
+            assert_eq!(i128::from(told.megaflops), totals.megaflops, "{node}");
+            assert_eq!(told.trained_again, totals.trained_again, "{node}");
+        }
+        let rebuilt = operator.rebuild_sums().await.unwrap();
+        assert_eq!((rebuilt.lines, rebuilt.differed), (entries.len() as u64, 0));
+        by_node
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -265,6 +327,12 @@ async fn an_audit_is_answered_by_the_node_that_was_asked_alone_and_once() {
     let lines = operator.ledger_lines(run, 0).await.unwrap();
     let lines = String::from_utf8(lines).unwrap();
     assert!(lines.contains(&format!("\"by\":{node}")), "{lines}");
+    let sums = story.check_who_is_credited(&[0]).await;
+    // For the same work the same credit, but it is no update.
+    let (node, stranger) = (&sums[&node], &sums[&story.stranger.worker.node]);
+    assert_eq!(node.tokens, stranger.tokens);
+    assert_eq!((node.accepted, node.trained_again), (0, 1));
+    assert_eq!((stranger.accepted, stranger.trained_again), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -307,6 +375,8 @@ async fn who_declines_is_passed_over_and_a_lie_about_a_worker_is_contradicted_by
     let node = |place: usize| Some(story.vouched[place].worker.node);
     assert_eq!(by, [node(second), node(third)]);
     assert!(!finding.reruns[0].agrees() && finding.reruns[1].agrees());
+    assert!(finding.reruns[0].refuted && !finding.reruns[1].refuted);
+    story.check_who_is_credited(&[third]).await;
     let operator = story.server.operator();
     for listening in story.vouched.iter().chain([&story.stranger]) {
         let view = operator.node_view(listening.worker.node).await.unwrap();
@@ -317,6 +387,43 @@ async fn who_declines_is_passed_over_and_a_lie_about_a_worker_is_contradicted_by
         metrics.contains("opengpu_audits_contradicted_total 1"),
         "{metrics}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_that_find_a_lie_are_credited_and_the_liar_is_not() {
+    let mut story = Story::begin(2).await;
+    let claimed = story.stranger_sends().await;
+    let truth: Vec<f32> = claimed.iter().map(|value| -value).collect();
+    let (run, mut seen, mut places) = (story.run, Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let (place, audit) = story.asked(&seen).await;
+        let answer = story.again(&audit, &truth);
+        let node = &story.vouched[place];
+        node.answer(run, audit.number, answer).await.unwrap();
+        seen.push(audit.number);
+        places.push(place);
+    }
+    let finding = story.finding().await;
+    assert_eq!(finding.outcome, AuditOutcome::Failed, "{finding:?}");
+    assert!(finding.reruns.iter().all(|rerun| !rerun.refuted));
+    let sums = story.check_who_is_credited(&places).await;
+    let stranger = &sums[&story.stranger.worker.node];
+    assert_eq!((stranger.tokens, stranger.corrections), (0, 1));
+    // It is the update's credit that an operator can give back, and nobody else's.
+    let liar = story.stranger.worker.node;
+    let operator = story.server.operator();
+    let review = ReviewRequest {
+        change: None,
+        reverse: true,
+        note: "two friends of each other".into(),
+    };
+    operator.review(liar, &review).await.unwrap();
+    let after = story.check_who_is_credited(&places).await;
+    assert!(after[&liar].tokens > 0);
+    for listening in &story.vouched {
+        let node = listening.worker.node;
+        assert_eq!(after[&node], sums[&node]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

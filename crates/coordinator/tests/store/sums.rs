@@ -41,6 +41,10 @@ enum What {
     Audited {
         outcome: AuditOutcome,
     },
+    TrainedAgain {
+        tokens: u64,
+        megaflops: u64,
+    },
     /// Of one of the updates that were accepted before, if there is one.
     Corrected {
         which: usize,
@@ -60,6 +64,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(tokens, megaflops)| What::Accepted { tokens, megaflops }),
         2 => (0.0..1e9).prop_map(|measured| What::Rejected { measured }),
         1 => outcome.prop_map(|outcome| What::Audited { outcome }),
+        2 => (0..1u64 << 40, 0..1u64 << 50)
+            .prop_map(|(tokens, megaflops)| What::TrainedAgain { tokens, megaflops }),
         2 => (0..100usize, -1_000_000..1_000_000i64, -1_000_000..1_000_000i64).prop_map(
             |(which, tokens, megaflops)| What::Corrected { which, tokens, megaflops }
         ),
@@ -128,6 +134,13 @@ impl Growing {
                     by: None,
                     measured: None,
                     allowed: None,
+                };
+            }
+            What::TrainedAgain { tokens, megaflops } => {
+                entry.kind = EntryKind::TrainedAgain {
+                    blocks: 3,
+                    tokens,
+                    megaflops,
                 };
             }
             What::Corrected {

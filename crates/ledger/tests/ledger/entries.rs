@@ -8,7 +8,7 @@ use opengpu_ledger::{
 use opengpu_rounds::NodeId;
 use proptest::prelude::*;
 
-use crate::values::{accepted, any_entry, code, config, story};
+use crate::values::{accepted, any_entry, code, config, story, story_with_trainings_again};
 
 proptest! {
     #![proptest_config(config(5000))]
@@ -95,6 +95,22 @@ fn a_number_that_some_readers_cannot_hold_is_not_written() {
     let mut frontier = Frontier::new();
     assert_eq!(append(&mut frontier, &entry), Err(refused));
     assert_eq!(frontier, Frontier::new(), "nothing was appended");
+    for field in ["blocks", "tokens", "megaflops"] {
+        let number = |name| if name == field { INTEGER_LIMIT } else { 1 };
+        let entry = Entry {
+            kind: EntryKind::TrainedAgain {
+                blocks: number("blocks"),
+                tokens: number("tokens"),
+                megaflops: number("megaflops"),
+            },
+            ..accepted(0)
+        };
+        let value = 1 << 53;
+        assert_eq!(
+            line::write(&entry),
+            Err(EntryError::TooLarge { field, value })
+        );
+    }
 }
 
 #[test]
@@ -112,7 +128,7 @@ fn a_correction_names_whom_the_corrected_entry_named_and_points_back() {
 
 #[test]
 fn only_credit_can_be_corrected() {
-    for entry in story() {
+    for entry in story_with_trainings_again() {
         let corrected = Entry::correction(0, &entry, 5, 1, 1, code("recount"));
         assert_eq!(
             corrected.is_ok(),

@@ -2,7 +2,7 @@
 //!
 //! Files under `tests/golden` are never rewritten: a change that refuses one of them, or
 //! reads other sums from it, would break every receipt that was given out. To write the first
-//! ones of a new form (and only then): `OPENGPU_WRITE_GOLDEN=ledger-2 cargo test --release
+//! ones of a new form (and only then): `OPENGPU_WRITE_GOLDEN=ledger-4 cargo test --release
 //! -p opengpu-ledger golden`.
 
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use opengpu_ledger::{
     EntryKind, ExportCheck, Head, HeadError, NoteError, Receipt, VerifierKey, verify_export,
 };
 
-use crate::values::{Ledger, code, finite, story, verifier_key};
+use crate::values::{Ledger, code, finite, story, story_with_trainings_again, verifier_key};
 
 fn from_hexadecimal(text: &str) -> Vec<u8> {
     let pairs = text.as_bytes().chunks(2);
@@ -91,7 +91,7 @@ fn path(name: &str, ending: &str) -> PathBuf {
 }
 
 fn write(name: &str) {
-    let ledger = Ledger::of(story());
+    let ledger = Ledger::of(story_with_trainings_again());
     let put = |ending: &str, text: &str| {
         let path = path(name, ending);
         assert!(
@@ -104,8 +104,8 @@ fn write(name: &str) {
     put("key", &format!("{}\n", verifier_key()));
     put("jsonl", &ledger.export(size));
     put("head", &ledger.signed(size));
-    put("older-head", &ledger.signed(5));
-    put("tlog-proof", &ledger.receipt(2, size).to_string());
+    put("older-head", &ledger.signed(11));
+    put("tlog-proof", &ledger.receipt(11, size).to_string());
 }
 
 #[test]
@@ -155,12 +155,45 @@ fn a_ledger_of_rejections_that_another_program_wrote_holds() {
     );
 }
 
+/// Nor was ledger 3: it goes on ledger 1, with credit for training again.
 #[test]
-fn todays_ledger_is_written_as_in_the_newest_golden_file() {
-    let ledger = Ledger::of(story());
-    let size = ledger.lines.len() as u64;
-    let golden = |ending: &str| std::fs::read_to_string(path("ledger-1", ending)).unwrap();
-    assert_eq!(ledger.export(size), golden("jsonl"));
-    assert_eq!(ledger.signed(size), golden("head"));
-    assert_eq!(ledger.receipt(2, size).to_string(), golden("tlog-proof"));
+fn a_ledger_of_trainings_again_that_another_program_wrote_holds() {
+    let read = |ending: &str| std::fs::read(path("ledger-3", ending)).unwrap();
+    let key = String::from_utf8(read("key")).unwrap();
+    let key: VerifierKey = key.trim_end().parse().unwrap();
+    let before = std::fs::read(path("ledger-1", "head")).unwrap();
+    assert_eq!(read("older-head"), before);
+    let check = ExportCheck::new(&key, &read("head"), &[&before]).unwrap();
+    let verified = verify_export(check, read("jsonl").as_slice()).unwrap();
+    let run = verified.sums.run();
+    assert_eq!((run.tokens, run.megaflops), (114_705, 17_203_217));
+    assert_eq!((run.accepted, run.trained_again), (6, 2));
+
+    let receipt = Receipt::parse(&read("tlog-proof")).unwrap();
+    let receipted = receipt.verify(&key).unwrap();
+    assert_eq!((receipted.index, &receipted.head), (11, &verified.head));
+    assert_eq!(
+        receipted.entry.kind,
+        EntryKind::TrainedAgain {
+            blocks: 4,
+            tokens: 16_386,
+            megaflops: 2_457_602,
+        }
+    );
+}
+
+#[test]
+fn todays_ledgers_are_written_as_in_the_golden_files() {
+    for (name, entries, receipt) in [
+        ("ledger-1", story(), 2),
+        ("ledger-3", story_with_trainings_again(), 11),
+    ] {
+        let ledger = Ledger::of(entries);
+        let size = ledger.lines.len() as u64;
+        let golden = |ending: &str| std::fs::read_to_string(path(name, ending)).unwrap();
+        assert_eq!(ledger.export(size), golden("jsonl"), "{name}");
+        assert_eq!(ledger.signed(size), golden("head"), "{name}");
+        let receipt = ledger.receipt(receipt, size).to_string();
+        assert_eq!(receipt, golden("tlog-proof"), "{name}");
+    }
 }

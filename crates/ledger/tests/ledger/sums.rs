@@ -7,7 +7,9 @@ use opengpu_rounds::NodeId;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::values::{Ledger, MORNING, any_ledger, config, story, verifier_key};
+use crate::values::{
+    Ledger, MORNING, any_ledger, config, story, story_with_trainings_again, verifier_key,
+};
 
 fn of(entries: &[Entry]) -> Sums {
     let mut sums = Sums::new();
@@ -31,6 +33,7 @@ fn recounted(export: &str) -> HashMap<(u64, u64), Totals> {
         match (entry["type"].as_str().unwrap(), entry["outcome"].as_str()) {
             ("accepted", None) => credit(|row| &mut row.accepted),
             ("corrected", None) => credit(|row| &mut row.corrections),
+            ("trained_again", None) => credit(|row| &mut row.trained_again),
             ("rejected", None) => row.rejected += 1,
             ("audited", Some("passed")) => row.audits_passed += 1,
             ("audited", Some("failed")) => row.audits_failed += 1,
@@ -114,6 +117,24 @@ fn days_are_written_as_in_a_calendar() {
     }
     // The latest day that there is.
     assert_eq!(Day(u64::MAX).to_string(), "50505469855535079-02-21");
+}
+
+#[test]
+fn training_again_is_credited_to_who_did_it_and_is_no_accepted_update() {
+    let (before, after) = (of(&story()), of(&story_with_trainings_again()));
+    let node = |sums: &Sums, node| sums.grouped(|node, _| node)[&NodeId(node)];
+    for number in [1, 2] {
+        let (before, after) = (node(&before, number), node(&after, number));
+        let more = Totals {
+            tokens: before.tokens + 16_386,
+            megaflops: before.megaflops + 2_457_602,
+            trained_again: 1,
+            ..before
+        };
+        assert_eq!(after, more);
+        assert_eq!(after.entries(), before.entries() + 1);
+    }
+    assert_eq!(node(&before, 3), node(&after, 3), "the audited node");
 }
 
 #[test]

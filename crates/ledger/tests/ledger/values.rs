@@ -177,6 +177,26 @@ pub fn story() -> Vec<Entry> {
     entries
 }
 
+/// The same, and then credit for the two nodes that trained the one that failed again: for as much
+/// as it claimed.
+pub fn story_with_trainings_again() -> Vec<Entry> {
+    let mut entries = story();
+    for node in [2, 1] {
+        entries.push(Entry {
+            at_unix_ms: MORNING + 100_000_010,
+            node: NodeId(node),
+            worker: WorkerId(9 + node),
+            kind: EntryKind::TrainedAgain {
+                blocks: 4,
+                tokens: 16_386,
+                megaflops: 2_457_602,
+            },
+            ..accepted(2)
+        });
+    }
+    entries
+}
+
 fn integer() -> impl Strategy<Value = u64> {
     prop_oneof![0..5u64, 0..INTEGER_LIMIT, Just(INTEGER_LIMIT - 1)]
 }
@@ -214,6 +234,13 @@ fn kind() -> impl Strategy<Value = EntryKind> {
                 payload: Hash(hash),
             }
         ),
+        (integer(), integer(), integer()).prop_map(|(blocks, tokens, megaflops)| {
+            EntryKind::TrainedAgain {
+                blocks,
+                tokens,
+                megaflops,
+            }
+        }),
         (reason(), measure(), measure()).prop_map(|(code, measured, allowed)| {
             EntryKind::Rejected {
                 code,

@@ -106,6 +106,7 @@ struct Sum {
     audits_failed: u64,
     audits_undecided: u64,
     corrections: u64,
+    trained_again: u64,
 }
 
 impl From<&Totals> for Sum {
@@ -119,6 +120,7 @@ impl From<&Totals> for Sum {
             audits_failed: totals.audits_failed,
             audits_undecided: totals.audits_undecided,
             corrections: totals.corrections,
+            trained_again: totals.trained_again,
         }
     }
 }
@@ -172,6 +174,7 @@ impl Report {
                 format!("{}FLOP", count(sum.megaflops as f64 * 1e6)),
                 sum.rejected.to_string(),
                 sum.corrections.to_string(),
+                sum.trained_again.to_string(),
             ]
         };
         let mut rows: Vec<_> = self
@@ -187,6 +190,7 @@ impl Report {
             "compute",
             "rejected",
             "corrected",
+            "trained again",
         ];
         table(&heading, &rows);
     }

@@ -49,6 +49,7 @@ fn print(by: SumsBy, sums: &[LedgerSum]) {
             sum.rejected.to_string(),
             format!("{} of {}", sum.audits_failed, audits(sum)),
             sum.corrections.to_string(),
+            sum.trained_again.to_string(),
         ]
     };
     let rows: Vec<_> = sums.iter().map(row).collect();
@@ -60,6 +61,7 @@ fn print(by: SumsBy, sums: &[LedgerSum]) {
         "rejected",
         "failed audits",
         "corrected",
+        "trained again",
     ];
     table(&heading, &rows);
 }

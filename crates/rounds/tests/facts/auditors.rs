@@ -126,7 +126,7 @@ fn two_of_three_are_believed() {
 
 #[test]
 fn a_finding_names_who_decided_and_one_from_before_nodes_audited_still_reads() {
-    let node = Rerun::new(Some(NodeId(4)), 0.5, 0.1);
+    let node = Rerun::new(Some((NodeId(4), WorkerId(40))), 0.5, 0.1);
     let own = Rerun::new(None, f64::INFINITY, 0.1);
     assert!(!node.agrees() && !own.agrees() && Rerun::new(None, 0.1, 0.1).agrees());
     assert!(!Rerun::new(None, f64::NAN, 0.1).agrees());
@@ -139,4 +139,34 @@ fn a_finding_names_who_decided_and_one_from_before_nodes_audited_still_reads() {
     assert_eq!((before.reruns.len(), before.decided_by()), (0, None));
     let plain = serde_json::to_string(&Finding::passed(0.0, 0.1)).unwrap();
     assert!(!plain.contains("reruns"), "{plain}");
+    let before: Rerun = serde_json::from_str(r#"{"by":4,"measured":0.5,"allowed":0.1}"#).unwrap();
+    assert_eq!(
+        (before.by, before.worker, before.refuted),
+        (node.by, None, false)
+    );
+    assert_eq!(
+        Finding::failed("", String::new(), None)
+            .by(vec![before])
+            .credited()
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn who_came_to_what_was_found_is_credited_and_nobody_who_was_refuted() {
+    let by = |number| Some((NodeId(number), WorkerId(10 * number)));
+    let same = Rerun::new(by(1), 0.0, 0.1);
+    let other = Rerun::new(by(2), 0.5, 0.1);
+    let refuted = Rerun {
+        refuted: true,
+        ..Rerun::new(by(3), 0.5, 0.1)
+    };
+    let own = [Rerun::new(None, 0.0, 0.1), Rerun::new(None, 0.5, 0.1)];
+    let reruns = [vec![same, other, refuted], own.to_vec()].concat();
+    let credited = |finding: Finding| finding.by(reruns.clone()).credited().collect::<Vec<_>>();
+    assert_eq!(credited(Finding::passed(0.0, 0.1)), [by(1).unwrap()]);
+    let failed = Finding::failed("progress_differs", String::new(), None);
+    assert_eq!(credited(failed), [by(2).unwrap()]);
+    assert_eq!(credited(Finding::undecided("", "")), []);
 }

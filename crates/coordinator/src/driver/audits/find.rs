@@ -112,11 +112,14 @@ impl Case {
         first: Training,
     ) -> anyhow::Result<Finding> {
         let third = self.third(opened, node).await?;
-        let allowed = self.allowed(first.again.class(), third.again.class());
-        let same = third.again.far_from(&first.again) <= allowed;
+        let same = self.are_same(&first, &third);
         let belief = believe(third.agrees(), same);
         let (run, assignment) = (self.run.id, self.assignment);
-        let reruns = vec![first.rerun, third.rerun];
+        let one = Rerun {
+            refuted: !same,
+            ..first.rerun
+        };
+        let reruns = vec![one, third.rerun];
         match belief {
             Belief::Auditor => Ok(third.failed(reruns)),
             Belief::Worker => {
@@ -133,10 +136,9 @@ impl Case {
             }
             Belief::Nobody => {
                 tracing::warn!(%run, %assignment, %node, "three trainings of an assignment differ; the coordinator's own trainer decides");
-                let here = third.rerun.by.is_none().then_some(third);
-                let before = match here {
-                    Some(_) => vec![first.rerun],
-                    None => reruns,
+                let (before, here) = match third.rerun.by {
+                    None => (vec![first], Some(third)),
+                    Some(_) => (vec![first, third], None),
                 };
                 self.decided_here(opened, before, here).await
             }
@@ -147,14 +149,14 @@ impl Case {
     async fn decided_here(
         &self,
         opened: &[Opened],
-        mut reruns: Vec<Rerun>,
+        before: Vec<Training>,
         done: Option<Training>,
     ) -> anyhow::Result<Finding> {
         let mut here = match done {
             Some(done) => done,
             None => self.here(opened).await?,
         };
-        reruns.push(here.rerun);
+        let mut made_here = vec![here.rerun];
         // What is far off is not rounding, and not worth a second training.
         let far_off = |run: &Training| {
             let limit = FAR_OFF * run.rerun.allowed;
@@ -162,8 +164,13 @@ impl Case {
         };
         if !here.agrees() && !far_off(&here) {
             here = self.here(opened).await?;
-            reruns.push(here.rerun);
+            made_here.push(here.rerun);
         }
+        let beside = |training: &Training| Rerun {
+            refuted: !self.are_same(training, &here),
+            ..training.rerun
+        };
+        let reruns = before.iter().map(beside).chain(made_here).collect();
         Ok(match here.agrees() {
             true => here.passed(reruns),
             false => here.failed(reruns),
@@ -190,7 +197,9 @@ impl Case {
         while involved.len() <= NODES {
             match self.choose(&involved, false) {
                 Choice::Ask(worker, node) => match self.ask(worker, node).await? {
-                    Some(again) => return Ok(self.compare(opened, Some(node), again)),
+                    Some(again) => {
+                        return Ok(self.compare(opened, Some((node, worker)), again));
+                    }
                     None => involved.push(self.involved(node)),
                 },
                 Choice::Wait if waited < self.patience() => {
@@ -211,7 +220,7 @@ impl Case {
             && let Choice::Ask(worker, other) = self.choose(&[whose, self.involved(node)], true)
             && let Some(again) = self.ask(worker, other).await?
         {
-            return Ok(self.compare(opened, Some(other), again));
+            return Ok(self.compare(opened, Some((other, worker)), again));
         }
         self.here(opened).await
     }
@@ -307,7 +316,7 @@ impl Case {
     }
 
     /// How the worker's claim compares with this training.
-    fn compare(&self, opened: &[Opened], by: Option<NodeId>, again: Again) -> Training {
+    fn compare(&self, opened: &[Opened], by: Option<(NodeId, WorkerId)>, again: Again) -> Training {
         let class = self.run.class_of(self.assignment);
         let allowed = self.allowed(&class, again.class());
         let decay = self.run.spec.sync.feedback_decay;
@@ -321,6 +330,12 @@ impl Case {
             again,
             wrong,
         }
+    }
+
+    /// Whether two trainings came to the same.
+    fn are_same(&self, one: &Training, other: &Training) -> bool {
+        let allowed = self.allowed(one.again.class(), other.again.class());
+        other.again.far_from(&one.again) <= allowed
     }
 
     fn allowed(&self, one: &str, other: &str) -> f64 {

@@ -48,3 +48,26 @@ impl MigrationTrait for LedgerSums {
         ))
     }
 }
+
+/// How many assignments were trained again for audits, which no ledger told before.
+pub(super) struct TrainedAgain;
+
+impl MigrationName for TrainedAgain {
+    fn name(&self) -> &str {
+        "m0010_trained_again"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for TrainedAgain {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let column = integer("trained_again").default(0).take();
+        add_column(manager, "ledger_sum", column).await
+    }
+
+    async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
+        Err(DbErr::Migration(
+            "an older program can't read what the ledgers tell of trainings again".into(),
+        ))
+    }
+}
