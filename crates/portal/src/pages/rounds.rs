@@ -15,6 +15,8 @@ pub struct Rounds {
     pub rows: Vec<RoundRow>,
     /// How many rounds there are to show.
     pub total: usize,
+    /// Whether merges are measured on held-out sequences, each.
+    pub probed: bool,
 }
 
 /// A round.
@@ -31,6 +33,8 @@ pub struct RoundRow {
     pub tokens: String,
     /// Their loss.
     pub loss: String,
+    /// Loss of what it made on a few held-out sequences.
+    pub probe: String,
     /// Bytes of the payloads.
     pub upload: String,
     /// Bytes of the merge.
@@ -49,6 +53,7 @@ impl Rounds {
             run: view.run.0,
             rows: newest_first.map(RoundRow::new).collect(),
             total: view.rounds.len(),
+            probed: view.rounds.iter().any(|round| round.probe_loss.is_some()),
         }
     }
 }
@@ -65,6 +70,7 @@ impl RoundRow {
             merged: round.merged,
             tokens: known(humanize::count(round.tokens), round.tokens > 0),
             loss: round.loss.map_or("–".into(), humanize::loss),
+            probe: round.probe_loss.map_or("–".into(), humanize::loss),
             upload: known(humanize::bytes(round.upload_bytes), round.upload_bytes > 0),
             merge: known(humanize::bytes(round.merge_bytes), round.merge_bytes > 0),
             duration: humanize::duration(round.duration_ms),
@@ -99,5 +105,16 @@ mod tests {
         assert_eq!(rounds.total, view.rounds.len());
         assert!(rounds.rows[0].open && rounds.rows[0].round > rounds.rows[1].round);
         assert_eq!(rounds.rows[0].reason, "in progress");
+    }
+
+    #[test]
+    fn the_probe_has_a_column_where_merges_are_measured() {
+        let mut view = crate::sample::training_run(40);
+        let shown = |view: &RunView| Rounds::new(view, 5).render().expect("it renders");
+        assert!(shown(&view).contains(">Probe</abbr>"));
+        for round in &mut view.rounds {
+            round.probe_loss = None;
+        }
+        assert!(!shown(&view).contains(">Probe</abbr>"));
     }
 }
