@@ -1,4 +1,4 @@
-//! The coordinator's auditor, as in `crates/coordinator/src/driver/auditor.rs`: the proof by
+//! The coordinator's auditor, as in `crates/coordinator/src/driver/audits/`: the proof by
 //! what was opened, then the assignment trained again, then the comparison.
 
 use std::collections::BTreeMap;

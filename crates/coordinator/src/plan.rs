@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use opengpu_protocol::standing::NoWork;
 use opengpu_protocol::wire::{AssignmentPlan, Drawn, Outcome, Plan, RunPlan, Verdict, WorkerPlan};
+use opengpu_rounds::probe::clipping;
 use opengpu_rounds::{NodeId, Phase, WorkerId};
 
 use crate::Coordinator;
@@ -131,8 +132,10 @@ pub fn verdict(verdict: &opengpu_rounds::Verdict) -> Verdict {
             factor: *factor,
             reason: {
                 let counted = regard.and_then(|regard| regard.explanation());
+                let clipped = clipping(*factor);
                 let alone = verdict.alone.map(|trial| trial.explanation());
-                let said: Vec<String> = counted.into_iter().chain(alone).collect();
+                let said = counted.into_iter().chain(clipped).chain(alone);
+                let said: Vec<String> = said.collect();
                 (!said.is_empty()).then(|| said.join("; "))
             },
         },

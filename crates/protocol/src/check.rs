@@ -125,6 +125,10 @@ fn check_inner(inner: &InnerSettings) -> Result<(), SpecError> {
     Ok(())
 }
 
+/// Least floor of a coordinate's denominator where most updates send nothing to most of them: as
+/// much as one node has of a round at most, in a fleet that is not tiny.
+const LEAST_TAU: f32 = 0.25;
+
 fn check_sync(sync: &SyncSettings) -> Result<(), SpecError> {
     for (name, codec) in [("sync.up", sync.up), ("sync.down", sync.down)] {
         if let Codec::Sparse { k } = codec {
@@ -138,6 +142,14 @@ fn check_sync(sync: &SyncSettings) -> Result<(), SpecError> {
         0.0..=1.0,
     )?;
     within("sync.tau", sync.tau, 0.0..=1.0)?;
+    if matches!(sync.up, Codec::Sparse { .. }) && sync.tau < LEAST_TAU {
+        let problem = format!(
+            "{} is too low for sparse updates: it lets who sends to a weight alone decide its step; \
+             {LEAST_TAU} or more holds it down",
+            sync.tau
+        );
+        return field("sync.tau", problem);
+    }
     within("sync.outer_rate", sync.outer_rate, 1e-6..=100.0)?;
     within("sync.outer_momentum", sync.outer_momentum, 0.0..=0.999)
 }
@@ -319,6 +331,7 @@ mod tests {
             ("trust.probe_above", |spec| spec.trust.probe_above = -0.1),
             ("sync.tau", |spec| spec.sync.tau = f32::NAN),
             ("sync.tau", |spec| spec.sync.tau = 1.5),
+            ("sync.tau", |spec| spec.sync.tau = 0.2),
             ("sync.outer_rate", |spec| {
                 spec.sync.outer_rate = f32::INFINITY
             }),

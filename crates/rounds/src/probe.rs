@@ -43,8 +43,13 @@ impl Flag {
         match regard {
             Some(regard) if against(regard) => Some(Self::Disagrees),
             Some(regard) if regard.counted < COUNTED_BELOW => Some(Self::CountedLess),
-            _ => (factor < CLIPPED_BELOW).then_some(Self::Clipped),
+            _ => Self::is_clipped(factor).then_some(Self::Clipped),
         }
+    }
+
+    /// Whether an update with this clip factor was clipped to less than half.
+    pub fn is_clipped(factor: f32) -> bool {
+        factor < CLIPPED_BELOW
     }
 
     /// In a word.
@@ -55,6 +60,16 @@ impl Flag {
             Self::Clipped => "clipped",
         }
     }
+}
+
+/// What is said of an update with this clip factor, where it stands out by that.
+pub fn clipping(factor: f32) -> Option<String> {
+    Flag::is_clipped(factor).then(|| {
+        format!(
+            "it is longer than most of its round: {:.0} % of it went in, the rest is added back",
+            factor * 100.0
+        )
+    })
 }
 
 /// The updates of a merge that stand out, by their places: those with the most influence on the
@@ -179,6 +194,12 @@ mod tests {
         assert_eq!(Flag::of(1.0, None), None);
         assert_eq!(Flag::of(0.5, Some(&regard(0.5, Some(0.0)))), None);
         assert_eq!(Flag::of(0.49, None), Some(Flag::Clipped));
+        assert_eq!(clipping(0.5), None);
+        assert!(
+            clipping(0.25)
+                .expect("it stands out")
+                .contains("25 % of it")
+        );
         let less = regard(0.49, Some(0.01));
         assert_eq!(Flag::of(1.0, Some(&less)), Some(Flag::CountedLess));
         let against = regard(1.0, Some(-0.01));

@@ -361,8 +361,9 @@ impl Run {
         self.audits.get(&assignment).map(|audit| &**audit)
     }
 
-    /// Audits that someone must make now, those first whose updates wait for them; answered
-    /// with [`crate::Input::Audited`].
+    /// Audits that someone must make now, by turns one whose update waits for it and one whose
+    /// does not, oldest first; answered with [`crate::Input::Audited`]. Newcomers, however many
+    /// they are, can't keep the updates of those who are known from being audited.
     pub fn pending_audits(&self) -> Vec<(AssignmentId, Audit)> {
         // What follows from an update is audited after it: the first of each worker.
         let mut workers = BTreeSet::new();
@@ -370,9 +371,17 @@ impl Run {
             .audits()
             .filter(|(_, audit)| workers.insert(audit.worker));
         let opened = first.filter(|(_, audit)| audit.openings.is_some());
-        let mut pending: Vec<_> = opened.map(|(id, audit)| (id, audit.clone())).collect();
-        pending.sort_by_key(|(id, audit)| (!audit.held, *id));
-        pending
+        let mut taken = [0; 2];
+        let mut pending: Vec<_> = opened
+            .map(|(id, audit)| {
+                let turn = &mut taken[usize::from(audit.held)];
+                *turn += 1;
+                ((*turn, !audit.held), id, audit.clone())
+            })
+            .collect();
+        pending.sort_by_key(|(turn, ..)| *turn);
+        let pending = pending.into_iter();
+        pending.map(|(_, id, audit)| (id, audit)).collect()
     }
 
     /// Accepted updates that wait for a merge.

@@ -98,7 +98,7 @@ up = { codec = "sparse", k = 1 }
 down = { codec = "sparse", k = 1 }
 feedback_decay = 0.0
 down_feedback_decay = 0.0
-tau = 0.0
+tau = 0.25
 outer_rate = 1e-6
 outer_momentum = 0.0
 "#;

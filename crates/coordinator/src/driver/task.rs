@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opengpu_ledger::{Entry, EntryKind};
+use opengpu_rounds::probe::Flag;
 use opengpu_rounds::{AssignmentId, Event, EventKind, Input, NodeId, Phase, Regard};
 use tokio::sync::mpsc;
 
@@ -410,12 +411,15 @@ impl Driver {
                 EventKind::Merged {
                     round,
                     revision,
+                    factors,
                     regards,
                     ..
                 } => {
                     self.effects.probe(Merged::of(&self.run, regards, metrics));
                     metrics.rounds_merged.inc();
-                    for code in regards.iter().filter_map(Regard::code) {
+                    let clipped = factors.iter().filter(|factor| Flag::is_clipped(**factor));
+                    let clipped = clipped.map(|_| Flag::Clipped.as_str());
+                    for code in regards.iter().filter_map(Regard::code).chain(clipped) {
                         let code = code.to_owned();
                         let counted_less = &metrics.updates_counted_less;
                         counted_less.get_or_create(&CodeLabel { code }).inc();

@@ -372,3 +372,27 @@ fn a_rollback_ends_open_audits_and_holds_nothing_against_anybody() {
     let kept = story.run.member(WorkerId(1)).unwrap().credited_tokens;
     assert_eq!(kept, credited);
 }
+
+#[test]
+fn however_many_newcomers_wait_the_known_are_audited_by_turns_with_them() {
+    let mut story = audited();
+    for worker in 4..=8 {
+        story.join(worker).unwrap();
+        story.see(worker, 2.0);
+        distrust(&mut story, worker);
+    }
+    let held: Vec<_> = (4..=8).map(|worker| story.update(worker)).collect();
+    let known: Vec<_> = [1, 2]
+        .map(|worker| audited_update(&mut story, worker))
+        .into();
+    for (update, worker) in held.iter().zip(4..=8) {
+        story.open(*update, worker).unwrap();
+    }
+    for (update, worker) in known.iter().zip(1..=2) {
+        story.open(*update, worker).unwrap();
+    }
+    let order = story.run.pending_audits();
+    let order: Vec<_> = order.into_iter().map(|(id, _)| id).collect();
+    let by_turns = [held[0], known[0], held[1], known[1], held[2]];
+    assert_eq!(order[..5], by_turns);
+}
