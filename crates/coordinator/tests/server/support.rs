@@ -93,8 +93,13 @@ impl Server {
         self.secret(JOIN_TOKEN)
     }
 
+    /// What the operator proves who he is with.
+    pub fn operator_token(&self) -> String {
+        self.secret(OPERATOR_TOKEN)
+    }
+
     pub fn operator(&self) -> Client {
-        Client::operator(&self.url, &self.secret(OPERATOR_TOKEN)).unwrap()
+        Client::operator(&self.url, &self.operator_token()).unwrap()
     }
 
     pub async fn enrol(&self, key: &SigningKey, name: &str) -> (NodeId, Client) {
