@@ -94,7 +94,7 @@ fn agent() -> Vec<Endpoint> {
             .reads("Report", SMALL)
             .answers("Reported"),
         Endpoint::put("/v1/runs/{run}/payloads/{hash}", Node, updates::payload)
-            .says("Stores an update's payload after checking it: for a node that holds an assignment. The body may have as many bytes as the run's codec can make of its model. What is refused is in the ledger under the assignment that is named.")
+            .says("Stores an update's payload after checking it: for a node that holds an assignment. The body may have as many bytes as the run's codec can make of its model. What is refused is in the ledger under the assignment that is named, or else the one that the node holds.")
             .asks(&["assignment"])
             .reads_bytes(BodyRule::Payload)
             .within(A_DAY),

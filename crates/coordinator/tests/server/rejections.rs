@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use opengpu_ledger::{Entry, EntryKind, Receipt, VerifierKey, line};
 use opengpu_protocol::Client;
-use opengpu_protocol::wire::Outcome;
-use opengpu_rounds::{AssignmentId, Hash, RunId};
+use opengpu_protocol::wire::{Activity, Outcome};
+use opengpu_rounds::{AssignmentId, FeedbackId, Hash, RunId};
 
-use super::support::{Server, code, spec};
+use super::support::{Server, code, key, offer, spec};
 use super::worker::Worker;
 
 /// As long as a node may wait for its verdict once there is one.
@@ -117,6 +117,59 @@ async fn a_rejection_is_in_the_ledger_before_its_sender_is_told_and_once() {
     other.payload = hash;
     assert_eq!(code(client.post_update(run, &other).await), "bad_payload");
     assert_eq!(entries(&client, run).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_for_no_named_assignment_is_rejected_under_the_one_that_its_node_holds() {
+    let server = Server::start().await;
+    server.dataset("noise", 512).await;
+    let run = server.start_run(&spec("first", "noise", 2, 3)).await;
+    let mut one = Worker::join(&server, 1).await;
+    let mut two = Worker::join(&server, 2).await;
+    two.client.offer(1, &offer()).await.unwrap();
+    let (given, ()) = tokio::join!(one.wait_for_assignment(), both_hold_one(&mut two));
+    let junk = Bytes::from_static(b"junk");
+    let hash = Hash::of(&junk);
+    let send = async |client: &Client| {
+        let sent = client.put_payload(run, hash, junk.clone());
+        assert_eq!(code(sent.await), "bad_payload");
+    };
+    for _ in 0..2 {
+        send(&one.client).await;
+    }
+    let all = entries(&one.client, run).await;
+    assert_eq!(all.len(), 1, "{all:?}");
+    let entry = proven(&one.client, run, given.assignment, "bad_payload").await;
+    assert_eq!((entry.node, entry.worker), (one.node, one.worker));
+    // Which of two it was for nobody can tell.
+    send(&two.client).await;
+    assert_eq!(entries(&one.client, run).await.len(), 1);
+    // And who holds none is no worker.
+    let (_, stranger) = server.enrol(&key(9), "stranger").await;
+    let sent = stranger.put_payload(run, hash, junk.clone()).await;
+    assert_eq!(code(sent), "no_lease");
+    assert_eq!(entries(&one.client, run).await.len(), 1);
+}
+
+/// Gets the two devices of a node ready, until each of them holds an assignment.
+async fn both_hold_one(worker: &mut Worker) {
+    let patience = Duration::from_secs(20);
+    let mut directives = worker.client.directives(patience).await.unwrap();
+    loop {
+        let plan = directives.next().await.unwrap().expect("it goes on");
+        let runs = plan.workers.into_iter();
+        let runs = runs.filter_map(|plan| Some((plan.worker, plan.run?)));
+        let runs: Vec<_> = runs.collect();
+        if runs.len() == 2 && runs.iter().all(|(_, run)| run.assignment.is_some()) {
+            return;
+        }
+        for (device, run) in runs {
+            worker.sync(run.run, run.revision, run.digest).await;
+            worker.worker = device;
+            worker.feedback = FeedbackId(2000 + device.0);
+            worker.report(run.run, Activity::Idle).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
