@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use opengpu_ledger::{Entry, EntryKind, Receipt, VerifierKey, line};
 use opengpu_protocol::Client;
-use opengpu_protocol::wire::{Activity, Outcome};
-use opengpu_rounds::{AssignmentId, FeedbackId, Hash, RunId};
+use opengpu_protocol::wire::{Activity, Outcome, Plan};
+use opengpu_rounds::standing::Level;
+use opengpu_rounds::{AssignmentId, AuditOutcome, EventKind, FeedbackId, Hash, RunId};
 
+use super::standing::{audited, first_update, open_nonsense, plan_with, standing, stream};
 use super::support::{Server, code, key, offer, spec};
 use super::worker::Worker;
 
@@ -228,4 +230,42 @@ async fn a_verdict_is_in_the_plan_within_two_seconds_of_its_decision() {
     let told = tokio::time::timeout(VERDICT, told).await;
     assert!(told.is_ok(), "no verdict within {VERDICT:?} of the merge");
     println!("told {:?} after the merge was seen", decided.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_audit_is_told_within_two_seconds_of_its_finding() {
+    let server = Server::start().await;
+    server.dataset("noise", 512).await;
+    let run = server.start_run(&audited("first")).await;
+    let mut worker = Worker::join(&server, 1).await;
+    let mut plans = stream(&worker.client).await;
+    first_update(&mut worker, &mut plans).await;
+    open_nonsense(&worker, run, &mut plans).await;
+    // The log is looked at all the time, so what is seen there was decided just before.
+    let decided = async {
+        let operator = server.operator();
+        loop {
+            let log = operator.whole_log(run).await.unwrap();
+            let found = log.into_iter().find_map(|entry| match entry.event.kind {
+                EventKind::Audited { finding, .. } => Some(finding),
+                _ => None,
+            });
+            if let Some(finding) = found {
+                return (finding, Instant::now());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let told = async {
+        let shut_out = |plan: &Plan| standing(plan).filter(|s| s.standing == Level::Quarantined);
+        (plan_with(&mut plans, shut_out).await, Instant::now())
+    };
+    let ((finding, decided), (told, heard)) = tokio::join!(decided, told);
+    assert_eq!(finding.outcome, AuditOutcome::Failed, "{finding:?}");
+    assert_eq!(told.against.unwrap().code, finding.code);
+    let took = heard.saturating_duration_since(decided);
+    println!("told {took:?} after the finding was seen");
+    // It is pushed within some milliseconds; the sign of life that would tell it otherwise comes
+    // each 5 s.
+    assert!(took < VERDICT, "{took:?}");
 }
