@@ -17,6 +17,9 @@ use opengpu_trainer_protocol::{InnerSettings, SharedFolder, TrainerCommand};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+/// As long as the stream of whoever may not have one any more may stay open.
+pub const CUT_OFF: Duration = Duration::from_secs(1);
+
 pub struct Server {
     pub home: TempDir,
     pub coordinator: Coordinator,
