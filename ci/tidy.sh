@@ -96,7 +96,7 @@ source_of() {
 # Codes that are given where something is refused.
 refused_in() {
   source_of "$@" |
-    { grep -oE '(\brefuse|\bfailed|::(bad_request|unauthorised|forbidden|not_found|conflict|unacceptable|unavailable))\( ?"[a-z_]+"|StatusCode::[A-Z_]+, "[a-z_]+"|const [A-Z_]+: &str = "[a-z_]+"|EnrolError::[A-Za-z]+( \{ \.\. \})? => "[a-z_]+"' || true; } |
+    { grep -oE '(\brefuse|\bfailed|\bundecided|::(bad_request|unauthorised|forbidden|not_found|conflict|unacceptable|unavailable))\( ?"[a-z_]+"|StatusCode::[A-Z_]+, "[a-z_]+"|const [A-Z_]+: &str = "[a-z_]+"|EnrolError::[A-Za-z]+( \{ \.\. \})? => "[a-z_]+"' || true; } |
     grep -oE '"[a-z_]+"' | tr -d '"' | sort -u
 }
 

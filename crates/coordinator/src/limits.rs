@@ -1,10 +1,15 @@
 //! How often an address, a node and an account may ask: token buckets (the generic cell rate
 //! algorithm, as ITU-T I.371 has it), of which only those that are not full again are remembered.
 //!
-//! An address is limited in what it can do without proving who it is: to enrol, and to be
-//! refused. What succeeds is never counted against an address, so that a stranger behind the
-//! same address as an honest node harms nobody. Who proved to be a node is limited by node, and
-//! with all other nodes of its account, far above what honest ones ask.
+//! An address is limited in what it can do without proving who it is: to enrol, to be refused,
+//! and to ask what is open to anyone. What a node or the operator asks is never counted against
+//! an address, so that a stranger behind the same address as an honest node harms nobody. Who
+//! proved to be a node is limited by node, and with all other nodes of its account, far above
+//! what honest ones ask.
+//!
+//! Readiness and metrics have a limit of their own, so that no page takes them from the program
+//! that polls them. `/healthz` has none: to answer it costs less than to refuse it, and a refusal
+//! could make somebody start the coordinator anew.
 //!
 //! Behind a reverse proxy all machines have its address, and share what one address may do:
 //! raise these limits there and limit at the proxy. Headers that tell the address beyond a
@@ -54,6 +59,9 @@ pub struct LimitSettings {
     pub enrolments: Rate,
     /// Refused requests of one address that prove nobody's identity.
     pub refusals: Rate,
+    /// Requests of one address for what is open to anyone: pages, the API's description, the
+    /// greeting of agents.
+    pub open_requests: Rate,
     /// Requests of one node.
     pub requests: Rate,
     /// Requests of all nodes of one account together.
@@ -63,13 +71,14 @@ pub struct LimitSettings {
 }
 
 impl Default for LimitSettings {
-    /// A classroom behind one address enrols at once; a node with eight devices asks less than
-    /// 20 times a second, and one with a device about once: an account may have a thousand of
-    /// those.
+    /// A classroom behind one address enrols at once, and looks at the live page of its run, which
+    /// is about ten requests each; a node with eight devices asks less than 20 times a second, and
+    /// one with a device about once: an account may have a thousand of those.
     fn default() -> Self {
         Self {
             enrolments: Rate::new(100, 60),
             refusals: Rate::new(300, 60),
+            open_requests: Rate::new(2_000, 6_000),
             requests: Rate::new(2_000, 6_000),
             account_requests: Rate::new(20_000, 60_000),
             connections: ConnectionSettings::default(),
@@ -135,6 +144,8 @@ impl TooOften {
 pub struct Limits {
     enrolments: Buckets<IpAddr>,
     refusals: Buckets<IpAddr>,
+    open_requests: Buckets<IpAddr>,
+    probes: Buckets<IpAddr>,
     requests: Buckets<NodeId>,
     account_requests: Buckets<u64>,
     claims: Buckets<()>,
@@ -147,6 +158,9 @@ impl Limits {
         Self {
             enrolments: Buckets::new(settings.enrolments, MOST_BUCKETS, NOBODY),
             refusals: Buckets::new(settings.refusals, MOST_BUCKETS, NOBODY),
+            open_requests: Buckets::new(settings.open_requests, MOST_BUCKETS, NOBODY),
+            // Ten polls a second: several programs at one address that ask each second or so.
+            probes: Buckets::new(Rate::new(300, 600), MOST_BUCKETS, NOBODY),
             requests: Buckets::new(settings.requests, MOST_BUCKETS, NodeId(0)),
             account_requests: Buckets::new(settings.account_requests, MOST_BUCKETS, 0),
             // Ten guesses a minute at 2^40 codes that live for 15 minutes are no danger.
@@ -164,6 +178,16 @@ impl Limits {
     /// Somebody at this address was refused.
     pub fn refusal(&self, address: IpAddr) -> Result<(), TooOften> {
         self.refusals.take(site(address))
+    }
+
+    /// Somebody at this address asks what is open to anyone.
+    pub fn open_request(&self, address: IpAddr) -> Result<(), TooOften> {
+        self.open_requests.take(site(address))
+    }
+
+    /// A program at this address polls readiness or metrics.
+    pub fn probe(&self, address: IpAddr) -> Result<(), TooOften> {
+        self.probes.take(site(address))
     }
 
     /// A node asked.

@@ -40,12 +40,8 @@ pub async fn create(
     let team = asked.team.as_deref().map(named).transpose()?;
     let created = coordinator.store().create_account(name, team).await;
     let record = created.map_err(refused)?;
-    audit(
-        &coordinator,
-        "account.create",
-        &format!("{} {name:?}", record.id),
-    )
-    .await?;
+    // Without the name, which would outlive the account there.
+    audit(&coordinator, "account.create", &record.id.to_string()).await?;
     Ok(Json(view(&coordinator, record)))
 }
 
@@ -105,7 +101,6 @@ pub async fn erase(
     for node in coordinator.fleet().lock().nodes.values_mut() {
         node.account.take_if(|owner| owner.id == account);
     }
-    // The name stays out of the log, or it would not be erased.
     audit(&coordinator, "account.erase", &account.to_string()).await?;
     Ok(Json(()))
 }

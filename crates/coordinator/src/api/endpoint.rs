@@ -40,6 +40,19 @@ pub enum BodyRule {
     Streamed,
 }
 
+/// What a request counts as where nobody proves who he is: each has a limit for each address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// A request for something that is open to anyone.
+    Open,
+    /// An enrolment.
+    Enrolment,
+    /// A poll of a program that looks after this one.
+    Probe,
+    /// Nothing: it is answered always.
+    Nothing,
+}
+
 /// One endpoint.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -65,8 +78,8 @@ pub struct Endpoint {
     pub pending: bool,
     /// Whether a node that is banned may call.
     pub banned: bool,
-    /// Whether each request counts as an enrolment of its address.
-    pub enrols: bool,
+    /// What a request counts as, if anyone may call.
+    pub counts: Counts,
     /// The function.
     pub route: MethodRouter<Coordinator>,
 }
@@ -96,7 +109,7 @@ impl Endpoint {
             within: Duration::from_secs(60),
             pending: false,
             banned: false,
-            enrols: false,
+            counts: Counts::Open,
             route: on(filter, handler),
         }
     }
@@ -172,9 +185,9 @@ impl Endpoint {
         self.banned = true;
         self
     }
-    /// Each request counts as an enrolment of its address.
-    pub fn enrols(mut self) -> Self {
-        self.enrols = true;
+    /// A request counts as this, if anyone may call.
+    pub fn counts(mut self, counts: Counts) -> Self {
+        self.counts = counts;
         self
     }
     /// Parameters after the question mark.

@@ -16,7 +16,7 @@ use futures::StreamExt;
 use opengpu_protocol::signing::{COUNTER_TOO_LOW, SignatureRefusal, SignedHeaders};
 use opengpu_rounds::{Hash, NodeId};
 
-use super::endpoint::{Access, BodyRule, matched_path};
+use super::endpoint::{Access, BodyRule, Counts, matched_path};
 use super::error::{ApiError, Refused};
 use super::extract::{Buffered, Caller, SignedWith};
 use crate::Coordinator;
@@ -46,8 +46,8 @@ pub struct Gate {
     pub pending: bool,
     /// Whether a node that is banned may call.
     pub banned: bool,
-    /// Whether each request counts as an enrolment of its address.
-    pub enrols: bool,
+    /// What a request counts as, if anyone may call.
+    pub counts: Counts,
 }
 
 /// Middleware of one endpoint.
@@ -140,13 +140,8 @@ async fn admit(gate: &Gate, request: Request) -> Result<Request, Response> {
         .contains_key(opengpu_protocol::signing::SIGNATURE_HEADER);
     match gate.access {
         Access::Open => {
-            if gate.enrols {
-                let limits = gate.coordinator.limits();
-                limits
-                    .enrolment(address_of(&request))
-                    .map_err(|wait| ApiError::too_often("your address enrols machines", wait))
-                    .map_err(IntoResponse::into_response)?;
-            }
+            may_anyone_ask(&gate.coordinator, gate.counts, address_of(&request))
+                .map_err(IntoResponse::into_response)?;
             let (mut parts, body) = request.into_parts();
             hold(gate, &mut parts, body).await?;
             parts.extensions.insert(Caller::Anyone);
@@ -233,6 +228,37 @@ async fn admit_node(gate: &Gate, request: Request) -> Result<Request, Response> 
     parts.extensions.insert(SignedWith(key));
     parts.extensions.insert(Caller::Node(headers.node));
     Ok(Request::from_parts(parts, body))
+}
+
+/// Middleware of what is no endpoint: pages, and addresses that are unknown.
+pub async fn pass_anyone(
+    State(coordinator): State<Coordinator>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match may_anyone_ask(&coordinator, Counts::Open, address_of(&request)) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Refuses an address from which too much is asked by nobody in particular.
+fn may_anyone_ask(
+    coordinator: &Coordinator,
+    counts: Counts,
+    address: IpAddr,
+) -> Result<(), ApiError> {
+    let limits = coordinator.limits();
+    let (counted, what) = match counts {
+        Counts::Nothing => return Ok(()),
+        Counts::Open => (limits.open_request(address), "your address sends requests"),
+        Counts::Enrolment => (limits.enrolment(address), "your address enrols machines"),
+        Counts::Probe => (
+            limits.probe(address),
+            "your address asks how this server is",
+        ),
+    };
+    counted.map_err(|wait| ApiError::too_often(what, wait))
 }
 
 /// Refuses a node that asks too often, alone or with the others of its account.

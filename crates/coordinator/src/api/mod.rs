@@ -48,19 +48,25 @@ pub fn router(coordinator: &Coordinator, extra: Router) -> Router {
             within: endpoint.within,
             pending: endpoint.pending,
             banned: endpoint.banned,
-            enrols: endpoint.enrols,
+            counts: endpoint.counts,
         };
         api = api.route(
             endpoint.path,
             endpoint.route.layer(from_fn_with_state(gate, gate::pass)),
         );
     }
+    // What is asked of no endpoint counts as well.
+    let counted = || from_fn_with_state(coordinator.clone(), gate::pass_anyone);
     // Unknown addresses below /v1 are refused as JSON; everything else may be a page.
     let api = api
-        .route("/v1/{*rest}", axum::routing::any(unknown))
+        .route("/v1/{*rest}", axum::routing::any(unknown).layer(counted()))
         .method_not_allowed_fallback(wrong_method)
         .with_state(coordinator.clone());
-    api.merge(extra)
+    let pages = match extra.has_routes() {
+        true => extra.route_layer(counted()),
+        false => extra,
+    };
+    api.merge(pages)
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(coordinator.clone(), gate::record))
         .layer(map_response(no_sniffing))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::endpoint::{Access, BodyRule, Endpoint};
+use super::endpoint::{Access, BodyRule, Counts, Endpoint};
 use super::{
     accounts, audits, blobs, datasets, directives, enrolment, keys, ledger, nodes, runs, standing,
     status, sums, tokens, updates, workers,
@@ -35,12 +35,15 @@ fn open() -> Vec<Endpoint> {
     vec![
         Endpoint::get("/healthz", Open, status::healthy)
             .says("The process answers.")
+            .counts(Counts::Nothing)
             .answers("text/plain"),
         Endpoint::get("/readyz", Open, status::ready)
             .says("All runs are folded and the database answers; 503 until then.")
+            .counts(Counts::Probe)
             .answers("text/plain"),
         Endpoint::get("/metrics", Open, status::metrics)
             .says("Numbers for Prometheus, in the OpenMetrics format.")
+            .counts(Counts::Probe)
             .answers("application/openmetrics-text"),
         Endpoint::get("/openapi.json", Open, status::openapi).says("This document."),
         Endpoint::post("/v1/hello", Open, enrolment::hello)
@@ -49,7 +52,7 @@ fn open() -> Vec<Endpoint> {
             .answers("Welcome"),
         Endpoint::post("/v1/nodes", Open, enrolment::enrol)
             .says("Admits a machine: by enrolment token or, where the operator lets it, without; it may have to wait for approval. The same key gets the same node again.")
-            .enrols()
+            .counts(Counts::Enrolment)
             .reads("Enrol", SMALL)
             .answers("Enrolled"),
     ]
@@ -94,7 +97,7 @@ fn agent() -> Vec<Endpoint> {
             .reads("Report", SMALL)
             .answers("Reported"),
         Endpoint::put("/v1/runs/{run}/payloads/{hash}", Node, updates::payload)
-            .says("Stores an update's payload after checking it: for a node that holds an assignment. The body may have as many bytes as the run's codec can make of its model. What is refused is in the ledger under the assignment that is named.")
+            .says("Stores an update's payload after checking it: for a node that holds an assignment. The body may have as many bytes as the run's codec can make of its model. What is refused is in the ledger under the assignment that is named, or else the one that the node holds.")
             .asks(&["assignment"])
             .reads_bytes(BodyRule::Payload)
             .within(A_DAY),

@@ -29,7 +29,8 @@ const LINGER: u64 = 64 << 20;
 /// What a payload is sent for.
 #[derive(Debug, Deserialize)]
 pub struct SentFor {
-    /// The assignment; agents from before there were rejections in the ledger say nothing.
+    /// The assignment; agents from before there were rejections in the ledger say nothing. Then it
+    /// is the one that the node holds, if there is just one.
     assignment: Option<u64>,
 }
 
@@ -42,13 +43,27 @@ pub async fn payload(
     request: Request,
 ) -> ApiResult<StatusCode> {
     let run = find(&coordinator, run)?;
+    // As it is now: while the payload comes the lease may end.
+    let named = sent_for.assignment.map(AssignmentId);
+    let assignment = named.or_else(|| only_assignment(&run, node));
     match take(&coordinator, &run, node, hash, request).await {
         Ok(()) => Ok(StatusCode::OK),
-        Err(refusal) => match sent_for.assignment {
-            Some(assignment) => Err(rejected(&run, node, AssignmentId(assignment), refusal).await),
+        Err(refusal) => match assignment {
+            Some(assignment) => Err(rejected(&run, node, assignment, refusal).await),
             None => Err(refusal),
         },
     }
+}
+
+/// What a node holds in a run, if that is one assignment.
+fn only_assignment(run: &LiveRun, node: NodeId) -> Option<AssignmentId> {
+    let state = run.state();
+    let mut held = state.leases().filter(|(_, lease)| {
+        let member = state.member(lease.worker);
+        member.is_some_and(|member| member.node == node)
+    });
+    let (assignment, _) = held.next()?;
+    held.next().is_none().then_some(assignment)
 }
 
 async fn take(

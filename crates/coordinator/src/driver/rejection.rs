@@ -7,7 +7,7 @@
 //!
 //! What a node can add is bounded by the work that it was given: a line only for an assignment
 //! of its own, each code once, and [`MOST`] for each assignment. Who names assignments of
-//! others, or none, writes nothing.
+//! others writes nothing, and so does who names none and holds none, or several.
 
 use opengpu_ledger::{Code, Entry, EntryKind, Finite, line};
 use opengpu_rounds::{AssignmentId, Compared, Input, NodeId, Refusal, Run, WorkerId};

@@ -1,4 +1,5 @@
-//! The audit log: everything that an operator does.
+//! The audit log: everything that an operator does. Nothing is taken out of it, so accounts are in
+//! it by their numbers: a name would stay there when its account is erased.
 
 use sea_orm::{
     ActiveValue::{NotSet, Set},

@@ -25,6 +25,7 @@ impl MigratorTrait for Migrator {
             Box::new(sums::LedgerSums),
             Box::new(standing::StandingChanges),
             Box::new(sums::TrainedAgain),
+            Box::new(identity::NamesOutOfAudit),
         ]
     }
 }

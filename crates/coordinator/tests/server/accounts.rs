@@ -1,5 +1,7 @@
 //! Accounts and claims over HTTP.
 
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, QueryResult, Statement};
+
 use super::support::{Server, code, key};
 
 #[tokio::test]
@@ -90,4 +92,60 @@ async fn names_of_accounts_are_bounded_and_unlike() {
         code(operator.claim("00000000", "bob").await),
         "unknown_account"
     );
+}
+
+#[tokio::test]
+async fn after_an_account_was_erased_no_table_has_its_name() {
+    let mut server = Server::start().await;
+    let (_, agent) = server.enrol(&key(1), "attic").await;
+    let operator = server.operator();
+    let (name, team) = ("Zoe Example", "Zebra");
+    let account = operator.create_account(name, Some(team)).await.unwrap();
+    let shown = agent.claim_code().await.unwrap();
+    operator.claim(&shown.code, name).await.unwrap();
+    operator
+        .set_team(account.account, Some("Zebra 2"))
+        .await
+        .unwrap();
+    server.stop().await;
+    assert_eq!(columns_with(&server, name).await, ["account.name"]);
+    assert_eq!(columns_with(&server, team).await, ["account.team"]);
+
+    let mut server = server.restart().await;
+    let operator = server.operator();
+    operator.erase_account(account.account).await.unwrap();
+    server.stop().await;
+    for gone in [name, team] {
+        let left = columns_with(&server, gone).await;
+        assert!(left.is_empty(), "{gone:?} is left in {left:?}");
+    }
+}
+
+/// Where a text is in the database of a server that has stopped, as `table.column`.
+async fn columns_with(server: &Server, text: &str) -> Vec<String> {
+    let file = server.home.path().join("opengpu.db");
+    let address = format!("sqlite://{}", file.display());
+    let database = Database::connect(address).await.unwrap();
+    let all = "SELECT t.name, c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c \
+               WHERE t.type = 'table' ORDER BY t.name, c.name";
+    let columns = rows(&database, all).await;
+    assert!(columns.len() > 50, "there are more columns");
+    let mut found = Vec::new();
+    for column in columns {
+        let name = |index| column.try_get_by_index::<String>(index).unwrap();
+        let (table, column) = (name(0), name(1));
+        let having = format!(
+            "SELECT 1 FROM \"{table}\" WHERE instr(CAST(\"{column}\" AS TEXT), '{text}') > 0"
+        );
+        if !rows(&database, &having).await.is_empty() {
+            found.push(format!("{table}.{column}"));
+        }
+    }
+    database.close().await.unwrap();
+    found
+}
+
+async fn rows(database: &DatabaseConnection, query: &str) -> Vec<QueryResult> {
+    let statement = Statement::from_string(DbBackend::Sqlite, query);
+    database.query_all_raw(statement).await.unwrap()
 }

@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CLASS: &str = "test";
 
 /// A worker whose directive stream stays open.
-struct Listening {
-    worker: Worker,
+pub(super) struct Listening {
+    pub worker: Worker,
     directives: Directives,
 }
 
@@ -45,7 +45,7 @@ impl Listening {
         Some(run)
     }
 
-    async fn wait_for<T>(&mut self, what: impl Fn(&RunPlan) -> Option<T>) -> T {
+    pub async fn wait_for<T>(&mut self, what: impl Fn(&RunPlan) -> Option<T>) -> T {
         let started = Instant::now();
         loop {
             let plan = self.hear().await;
@@ -65,16 +65,16 @@ impl Listening {
 
 /// A run in its first round: a stranger, a known node for which nobody vouches, and nodes for which
 /// an operator does. All have an assignment.
-struct Story {
-    server: Server,
-    run: RunId,
-    stranger: Listening,
-    known: Listening,
-    vouched: Vec<Listening>,
+pub(super) struct Story {
+    pub server: Server,
+    pub run: RunId,
+    pub stranger: Listening,
+    pub known: Listening,
+    pub vouched: Vec<Listening>,
 }
 
 impl Story {
-    async fn begin(vouched: usize) -> Self {
+    pub async fn begin(vouched: usize) -> Self {
         let server = Server::start().await;
         server.dataset("noise", 512).await;
         let mut workers = Vec::new();
@@ -111,7 +111,7 @@ impl Story {
 
     /// The stranger sends an update and opens what is drawn of it. Returns the progress that it
     /// made up.
-    async fn stranger_sends(&mut self) -> Vec<f32> {
+    pub async fn stranger_sends(&mut self) -> Vec<f32> {
         let assignment = self.stranger.wait_for(|plan| plan.assignment.clone()).await;
         let weights = self.stranger.worker.held.as_ref().unwrap().values.len();
         let progress: Vec<f32> = (0..weights)
@@ -169,7 +169,7 @@ impl Story {
     }
 
     /// Which of the vouched nodes is asked for an audit, but for none of these numbers.
-    async fn asked(&mut self, before: &[u64]) -> (usize, AuditPlan) {
+    pub async fn asked(&mut self, before: &[u64]) -> (usize, AuditPlan) {
         let started = Instant::now();
         loop {
             for (place, one) in self.vouched.iter_mut().enumerate() {

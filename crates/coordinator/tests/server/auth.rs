@@ -1,6 +1,6 @@
 //! Who may what: enrolment, signatures, replays, other people's workers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opengpu_protocol::operator::{NodeAction, TokenRequest};
 use opengpu_protocol::signing::{public_key, sign};
@@ -8,7 +8,7 @@ use opengpu_protocol::wire::{Activity, Enrol, Machine, Report};
 use opengpu_protocol::{Client, SigningKey};
 use opengpu_rounds::{FeedbackId, Hash, NodeId, Revision, RunId};
 
-use super::support::{Server, code, key, offer};
+use super::support::{CUT_OFF, Server, code, key, offer};
 
 /// Sends one signed `PUT /v1/workers/0` as written, and gives status and code.
 async fn raw(
@@ -171,12 +171,12 @@ async fn a_banned_node_is_cut_off_and_can_be_restored() {
     let mut directives = client.directives(Duration::from_secs(10)).await.unwrap();
     assert_eq!(directives.next().await.unwrap().unwrap().workers.len(), 1);
     assert!(server.operator().node_view(node).await.unwrap().connected);
-    server
-        .operator()
-        .act_on_node(node, NodeAction::Ban)
-        .await
-        .unwrap();
+    let operator = server.operator();
+    operator.act_on_node(node, NodeAction::Ban).await.unwrap();
+    let since = Instant::now();
     while directives.next().await.unwrap().is_some() {}
+    let took = since.elapsed();
+    assert!(took < CUT_OFF, "{took:?}");
     assert_eq!(code(client.offer(0, &offer()).await), "banned");
     server
         .operator()

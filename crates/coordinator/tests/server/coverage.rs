@@ -1,87 +1,9 @@
-//! No endpoint without a caller's class, a sentence and its types in the document.
+//! No endpoint without a sentence and its types in the document; what is at no endpoint.
 
-use opengpu_coordinator::api::endpoint::{Access, Endpoint};
+use opengpu_coordinator::api::endpoint::Access;
 use opengpu_coordinator::api::endpoints;
-use opengpu_protocol::signing::sign;
-use opengpu_rounds::Hash;
 
-use super::support::{Server, key};
-
-fn address(server: &Server, endpoint: &Endpoint) -> String {
-    let path: Vec<String> = endpoint
-        .path
-        .split('/')
-        .map(|part| match part {
-            "{hash}" => Hash([1; 32]).to_string(),
-            "{name}" | "{action}" => "some".to_owned(),
-            part if part.starts_with('{') => "1".to_owned(),
-            part => part.to_owned(),
-        })
-        .collect();
-    format!("{}{}", server.url, path.join("/"))
-}
-
-#[tokio::test]
-async fn every_endpoint_refuses_whoever_it_is_not_for() {
-    let server = Server::start().await;
-    let http = reqwest::Client::new();
-    let (node, _) = server.enrol(&key(1), "attic").await;
-    let mut counter = 10;
-    for endpoint in endpoints() {
-        let url = address(&server, &endpoint);
-        let what = format!("{} {}", endpoint.method, endpoint.path);
-        let request = || http.request(endpoint.method.as_str().parse().unwrap(), &url);
-        let bare = request().send().await.unwrap().status().as_u16();
-        assert_eq!(
-            bare == 401,
-            endpoint.access != Access::Open,
-            "{what} answered {bare} to nobody"
-        );
-        let wrong = request()
-            .bearer_auth("wrong")
-            .send()
-            .await
-            .unwrap()
-            .status()
-            .as_u16();
-        assert_eq!(
-            wrong == 401,
-            endpoint.access != Access::Open,
-            "{what} answered {wrong} to a wrong token"
-        );
-        if endpoint.access == Access::Operator {
-            counter += 1;
-            let path = url.strip_prefix(&server.url).unwrap();
-            let now = opengpu_coordinator::clock::unix_ms();
-            let headers = sign(
-                &key(1),
-                node,
-                endpoint.method.as_str(),
-                path,
-                &Hash::of(b""),
-                now,
-                counter,
-            );
-            let mut signed = request();
-            for (name, value) in headers.pairs() {
-                signed = signed.header(name, value);
-            }
-            let status = signed.send().await.unwrap().status().as_u16();
-            assert_eq!(status, 401, "{what} answered {status} to a node");
-        }
-        if endpoint.access == Access::Node {
-            let token = std::fs::read_to_string(server.home.path().join("operator.token")).unwrap();
-            let status = request()
-                .bearer_auth(token.trim())
-                .send()
-                .await
-                .unwrap()
-                .status()
-                .as_u16();
-            assert_eq!(status, 401, "{what} answered {status} to the operator");
-        }
-    }
-}
+use super::support::Server;
 
 #[tokio::test]
 async fn the_document_describes_every_endpoint_with_known_types() {

@@ -1,5 +1,7 @@
 //! How often an address, a node and an account may ask, over HTTP.
 
+use axum::Router;
+use axum::routing::get;
 use opengpu_coordinator::{LimitSettings, Rate};
 use opengpu_protocol::signing::{public_key, sign};
 use opengpu_protocol::wire::{Enrol, Machine};
@@ -140,4 +142,66 @@ async fn the_nodes_of_one_account_share_its_requests_and_hold_up_nobody_elses() 
     for _ in 0..7 {
         stranger.keys().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn pages_and_what_else_is_open_to_anyone_share_a_limit_that_polls_and_nodes_do_not_feel() {
+    let server = Server::start_with(tempfile::tempdir().unwrap(), |settings| {
+        settings.limits.open_requests = rate(4);
+        settings.extra_routes = Some(Box::new(|_| Router::new().route("/", get("a page"))));
+    })
+    .await;
+    let (_, node) = server.enrol(&key(1), "honest").await;
+    let get = async |path: &str| reqwest::get(format!("{}{path}", server.url)).await.unwrap();
+    let hello = || {
+        let body = r#"{"oldest":1,"newest":1,"software":"test"}"#;
+        let http = reqwest::Client::new();
+        http.post(format!("{}/v1/hello", server.url)).body(body)
+    };
+    // Four requests, whether they are answered or come to nothing.
+    assert_eq!(get("/").await.status(), 200);
+    assert_eq!(get("/openapi.json").await.status(), 200);
+    assert_ne!(hello().send().await.unwrap().status(), 429);
+    assert_eq!(get("/v1/nothing").await.status(), 404);
+    for refused in [
+        get("/").await,
+        get("/openapi.json").await,
+        hello().send().await.unwrap(),
+        get("/v1/nothing").await,
+    ] {
+        let (code, wait) = too_often(refused).await;
+        assert_eq!(code, "too_many_requests");
+        assert!((25..=30).contains(&wait), "{wait}");
+    }
+    // A minute of polls, each second, comes through at once; who works notices nothing.
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        for _ in 0..60 {
+            assert_eq!(get(path).await.status(), 200, "{path}");
+        }
+    }
+    node.offer(0, &offer()).await.unwrap();
+    server.operator().nodes().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_polls_without_a_pause_is_refused_but_still_hears_that_the_process_lives() {
+    let server = Server::start().await;
+    let http = reqwest::Client::new();
+    let get = |path: &str| http.get(format!("{}{path}", server.url)).send();
+    let mut asked = 0;
+    let refused = loop {
+        let answer = get("/metrics").await.unwrap();
+        if answer.status() != 200 {
+            break answer;
+        }
+        asked += 1;
+        assert!(asked < 20_000, "it is never refused");
+    };
+    assert!(asked >= 300, "{asked}");
+    let (code, wait) = too_often(refused).await;
+    assert_eq!((code.as_str(), wait), ("too_many_requests", 1));
+    assert_eq!(get("/healthz").await.unwrap().status(), 200);
+    // A second later there is room again for whoever asks once a second.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(get("/readyz").await.unwrap().status(), 200);
 }

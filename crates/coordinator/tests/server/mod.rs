@@ -4,6 +4,7 @@
 mod accounts;
 mod auditing;
 mod auth;
+mod authorisation;
 mod blobs;
 mod connections;
 mod coverage;

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use opengpu_ledger::{Entry, EntryKind, Receipt, VerifierKey, line};
 use opengpu_protocol::Client;
-use opengpu_protocol::wire::Outcome;
-use opengpu_rounds::{AssignmentId, Hash, RunId};
+use opengpu_protocol::wire::{Activity, Outcome, Plan};
+use opengpu_rounds::standing::Level;
+use opengpu_rounds::{AssignmentId, AuditOutcome, EventKind, FeedbackId, Hash, RunId};
 
-use super::support::{Server, code, spec};
+use super::standing::{audited, first_update, open_nonsense, plan_with, standing, stream};
+use super::support::{Server, code, key, offer, spec};
 use super::worker::Worker;
 
 /// As long as a node may wait for its verdict once there is one.
@@ -120,6 +122,59 @@ async fn a_rejection_is_in_the_ledger_before_its_sender_is_told_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_for_no_named_assignment_is_rejected_under_the_one_that_its_node_holds() {
+    let server = Server::start().await;
+    server.dataset("noise", 512).await;
+    let run = server.start_run(&spec("first", "noise", 2, 3)).await;
+    let mut one = Worker::join(&server, 1).await;
+    let mut two = Worker::join(&server, 2).await;
+    two.client.offer(1, &offer()).await.unwrap();
+    let (given, ()) = tokio::join!(one.wait_for_assignment(), both_hold_one(&mut two));
+    let junk = Bytes::from_static(b"junk");
+    let hash = Hash::of(&junk);
+    let send = async |client: &Client| {
+        let sent = client.put_payload(run, hash, junk.clone());
+        assert_eq!(code(sent.await), "bad_payload");
+    };
+    for _ in 0..2 {
+        send(&one.client).await;
+    }
+    let all = entries(&one.client, run).await;
+    assert_eq!(all.len(), 1, "{all:?}");
+    let entry = proven(&one.client, run, given.assignment, "bad_payload").await;
+    assert_eq!((entry.node, entry.worker), (one.node, one.worker));
+    // Which of two it was for nobody can tell.
+    send(&two.client).await;
+    assert_eq!(entries(&one.client, run).await.len(), 1);
+    // And who holds none is no worker.
+    let (_, stranger) = server.enrol(&key(9), "stranger").await;
+    let sent = stranger.put_payload(run, hash, junk.clone()).await;
+    assert_eq!(code(sent), "no_lease");
+    assert_eq!(entries(&one.client, run).await.len(), 1);
+}
+
+/// Gets the two devices of a node ready, until each of them holds an assignment.
+async fn both_hold_one(worker: &mut Worker) {
+    let patience = Duration::from_secs(20);
+    let mut directives = worker.client.directives(patience).await.unwrap();
+    loop {
+        let plan = directives.next().await.unwrap().expect("it goes on");
+        let runs = plan.workers.into_iter();
+        let runs = runs.filter_map(|plan| Some((plan.worker, plan.run?)));
+        let runs: Vec<_> = runs.collect();
+        if runs.len() == 2 && runs.iter().all(|(_, run)| run.assignment.is_some()) {
+            return;
+        }
+        for (device, run) in runs {
+            worker.sync(run.run, run.revision, run.digest).await;
+            worker.worker = device;
+            worker.feedback = FeedbackId(2000 + device.0);
+            worker.report(run.run, Activity::Idle).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rejections_are_as_they_were_after_a_restart() {
     let server = Server::start().await;
     server.dataset("noise", 512).await;
@@ -175,4 +230,42 @@ async fn a_verdict_is_in_the_plan_within_two_seconds_of_its_decision() {
     let told = tokio::time::timeout(VERDICT, told).await;
     assert!(told.is_ok(), "no verdict within {VERDICT:?} of the merge");
     println!("told {:?} after the merge was seen", decided.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_audit_is_told_within_two_seconds_of_its_finding() {
+    let server = Server::start().await;
+    server.dataset("noise", 512).await;
+    let run = server.start_run(&audited("first")).await;
+    let mut worker = Worker::join(&server, 1).await;
+    let mut plans = stream(&worker.client).await;
+    first_update(&mut worker, &mut plans).await;
+    open_nonsense(&worker, run, &mut plans).await;
+    // The log is looked at all the time, so what is seen there was decided just before.
+    let decided = async {
+        let operator = server.operator();
+        loop {
+            let log = operator.whole_log(run).await.unwrap();
+            let found = log.into_iter().find_map(|entry| match entry.event.kind {
+                EventKind::Audited { finding, .. } => Some(finding),
+                _ => None,
+            });
+            if let Some(finding) = found {
+                return (finding, Instant::now());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let told = async {
+        let shut_out = |plan: &Plan| standing(plan).filter(|s| s.standing == Level::Quarantined);
+        (plan_with(&mut plans, shut_out).await, Instant::now())
+    };
+    let ((finding, decided), (told, heard)) = tokio::join!(decided, told);
+    assert_eq!(finding.outcome, AuditOutcome::Failed, "{finding:?}");
+    assert_eq!(told.against.unwrap().code, finding.code);
+    let took = heard.saturating_duration_since(decided);
+    println!("told {took:?} after the finding was seen");
+    // It is pushed within some milliseconds; the sign of life that would tell it otherwise comes
+    // each 5 s.
+    assert!(took < VERDICT, "{took:?}");
 }

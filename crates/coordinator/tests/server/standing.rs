@@ -22,7 +22,7 @@ use super::support::{Server, code, key, offer, spec};
 use super::worker::Worker;
 
 /// A run that audits each update.
-fn audited(name: &str) -> RunSpec {
+pub(super) fn audited(name: &str) -> RunSpec {
     let mut spec = spec(name, "noise", 4, 1);
     spec.inner.state = InnerState::Reset;
     spec.trust.audit_rate = 1.0;
@@ -30,12 +30,12 @@ fn audited(name: &str) -> RunSpec {
     spec
 }
 
-async fn stream(client: &Client) -> Directives {
+pub(super) async fn stream(client: &Client) -> Directives {
     client.directives(Duration::from_secs(20)).await.unwrap()
 }
 
 /// The next plan that shows what is waited for.
-async fn plan_with<T>(stream: &mut Directives, what: impl Fn(&Plan) -> Option<T>) -> T {
+pub(super) async fn plan_with<T>(stream: &mut Directives, what: impl Fn(&Plan) -> Option<T>) -> T {
     let waiting = async {
         loop {
             let plan = stream.next().await.unwrap().expect("the stream goes on");
@@ -53,7 +53,10 @@ fn run_of(plan: &Plan) -> Option<RunPlan> {
 }
 
 /// Gets ready and sends made-up progress for the first assignment.
-async fn first_update(worker: &mut Worker, stream: &mut Directives) -> (RunId, AssignmentId) {
+pub(super) async fn first_update(
+    worker: &mut Worker,
+    stream: &mut Directives,
+) -> (RunId, AssignmentId) {
     let assigned = loop {
         let plan = plan_with(stream, run_of).await;
         worker.sync(plan.run, plan.revision, plan.digest).await;
@@ -78,7 +81,7 @@ async fn first_update(worker: &mut Worker, stream: &mut Directives) -> (RunId, A
 }
 
 /// Opens what is asked for with zeros, which prove nothing.
-async fn open_nonsense(worker: &Worker, run: RunId, stream: &mut Directives) {
+pub(super) async fn open_nonsense(worker: &Worker, run: RunId, stream: &mut Directives) {
     let asked = |plan: &Plan| run_of(plan)?.open.first().cloned();
     let Drawn { assignment, chunks } = plan_with(stream, asked).await;
     let chunks: Vec<usize> = chunks.into_iter().map(|chunk| chunk as usize).collect();
@@ -134,7 +137,7 @@ fn appeal(text: &str) -> AppealRequest {
     }
 }
 
-fn standing(plan: &Plan) -> Option<StandingPlan> {
+pub(super) fn standing(plan: &Plan) -> Option<StandingPlan> {
     plan.standing.clone()
 }
 

@@ -17,6 +17,9 @@ use opengpu_trainer_protocol::{InnerSettings, SharedFolder, TrainerCommand};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+/// As long as the stream of whoever may not have one any more may stay open.
+pub const CUT_OFF: Duration = Duration::from_secs(1);
+
 pub struct Server {
     pub home: TempDir,
     pub coordinator: Coordinator,
@@ -93,8 +96,13 @@ impl Server {
         self.secret(JOIN_TOKEN)
     }
 
+    /// What the operator proves who he is with.
+    pub fn operator_token(&self) -> String {
+        self.secret(OPERATOR_TOKEN)
+    }
+
     pub fn operator(&self) -> Client {
-        Client::operator(&self.url, &self.secret(OPERATOR_TOKEN)).unwrap()
+        Client::operator(&self.url, &self.operator_token()).unwrap()
     }
 
     pub async fn enrol(&self, key: &SigningKey, name: &str) -> (NodeId, Client) {

@@ -2,6 +2,7 @@
 
 use opengpu_coordinator::store::{AccountError, Store};
 use opengpu_rounds::{Hash, NodeId};
+use sea_orm::ConnectionTrait;
 
 use super::{Database, on_both_databases, samples::machine};
 
@@ -11,6 +12,7 @@ on_both_databases!(
     an_old_or_replaced_code_claims_nothing,
     a_code_that_two_use_at_once_goes_to_one_of_them,
     an_erased_account_leaves_its_nodes_to_nobody,
+    names_that_were_in_the_audit_log_are_taken_out_of_it,
 );
 
 const HOUR_MS: u64 = 3_600_000;
@@ -134,4 +136,31 @@ async fn an_erased_account_leaves_its_nodes_to_nobody(db: Database) {
     assert_eq!(owner(&store, mine).await, None);
     assert!(owner(&store, other).await.is_some());
     assert_eq!(store.accounts().await.unwrap().len(), 1);
+}
+
+async fn names_that_were_in_the_audit_log_are_taken_out_of_it(db: Database) {
+    let store = db.open().await;
+    // As they were written before; the second account may be gone since.
+    for (action, detail) in [
+        ("account.create", "1 \"alice\""),
+        ("account.create", "12 \"Zoe Example\""),
+        ("account.erase", "12"),
+        ("node.ban", "3: it sends noise"),
+    ] {
+        store.audit("operator", action, detail).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let url = match db.url.starts_with("postgres") {
+        true => db.url.clone(),
+        false => format!("sqlite://{}", db.url),
+    };
+    let connection = sea_orm::Database::connect(url).await.unwrap();
+    let undo = "DELETE FROM seaql_migrations WHERE version = 'm0011_names_out_of_audit'";
+    let undone = connection.execute_unprepared(undo).await.unwrap();
+    assert_eq!(undone.rows_affected(), 1);
+    connection.close().await.unwrap();
+    let store = db.open().await;
+    let log = store.audit_log(None, 10).await.unwrap();
+    let details: Vec<_> = log.iter().map(|entry| entry.detail.as_str()).collect();
+    assert_eq!(details, ["3: it sends noise", "12", "12", "1"]);
 }

@@ -14,6 +14,7 @@ mod invariants;
 mod join;
 mod kill;
 mod ledger;
+mod pages;
 mod rollback;
 mod stranger;
 mod up;

@@ -1,6 +1,6 @@
 //! Who takes part: what was added to tokens and nodes after the first migration.
 
-use sea_orm_migration::prelude::*;
+use sea_orm_migration::{prelude::*, sea_orm::DbBackend};
 
 use super::{index, integer, keyed, owned_by, serial, table, text, unique};
 
@@ -141,6 +141,38 @@ impl MigrationTrait for Accounts {
     async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
         Err(DbErr::Migration(
             "whose a node is would be forgotten; delete the accounts one by one instead".into(),
+        ))
+    }
+}
+
+/// The audit log had the names of accounts beside their numbers, also of those that were erased
+/// since; now it has the numbers alone.
+pub(super) struct NamesOutOfAudit;
+
+impl MigrationName for NamesOutOfAudit {
+    fn name(&self) -> &str {
+        "m0011_names_out_of_audit"
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for NamesOutOfAudit {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        // What was `7 "alice"` is `7`.
+        let number = match manager.get_database_backend() {
+            DbBackend::Postgres => "split_part(detail, ' ', 1)",
+            _ => "substr(detail, 1, instr(detail || ' ', ' ') - 1)",
+        };
+        let statement =
+            format!("UPDATE audit SET detail = {number} WHERE action = 'account.create'");
+        let connection = manager.get_connection();
+        connection.execute_unprepared(&statement).await?;
+        Ok(())
+    }
+
+    async fn down(&self, _manager: &SchemaManager) -> Result<(), DbErr> {
+        Err(DbErr::Migration(
+            "what was erased does not come back".into(),
         ))
     }
 }
