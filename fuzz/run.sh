@@ -58,12 +58,17 @@ unpack() {
   mkdir -p "$state/$1"/{given,found,failed}
   local lines=corpus/$1.txt
   [ -f "$lines" ] || lines=/dev/null
-  FUZZ_UNPACK=$state/$1/given "$programs/$1" <"$lines" >/dev/null 2>&1
+  local log=$state/$1/unpacked
+  FUZZ_UNPACK=$state/$1/given "$programs/$1" <"$lines" >"$log" 2>&1 || {
+    grep -av '^INFO' "$log" >&2
+    echo "fuzz: $1 has no first inputs" >&2
+    return 1
+  }
 }
 
 fuzz() {
   local target=$1 seconds=$2 folder=$state/$1 log=$state/$1/log
-  unpack "$target"
+  unpack "$target" || return 1
   if ! "$programs/$target" "${limits[@]}" -max_total_time="$seconds" \
     -print_final_stats=1 -seed="${SEED:-0}" -artifact_prefix="$folder/failed/" \
     "$folder/found" "$folder/given" >"$log" 2>&1; then
