@@ -60,6 +60,8 @@ fn seeds() -> Vec<Seed> {
             "receipt",
             &ledger.receipt(lines[3].as_bytes(), 3).to_string(),
         ),
+        // Was made into a list of lines, 16 bytes each.
+        text("signed head", &"\n".repeat(2000)),
         text("export", &all),
         text("export", ""),
         text("proof", "\u{5}\u{7}\u{3}"),
