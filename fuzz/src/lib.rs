@@ -17,7 +17,7 @@ pub use input::Input;
 pub use layouts::{LAYOUTS, layout, with_header};
 pub use libfuzzer_sys;
 pub use memory::within;
-pub use messages::{Kind, attempt_message, read, reads, seed};
+pub use messages::{Kind, attempt_message, check_seeds, read, reads, seed};
 pub use spec::check_spec;
 
 /// Makes a target of a function that lists its first inputs and one that tries an input.

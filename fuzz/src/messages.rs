@@ -56,3 +56,19 @@ pub fn seed<T: Serialize>(name: &str, message: &T) -> Seed {
         format!("{name}\n{json}").into_bytes(),
     )
 }
+
+/// Whether all first inputs are of a type that is tried, and there is one of each.
+///
+/// # Panics
+/// When it isn't so.
+pub fn check_seeds(kinds: &[Kind], seeds: &[Seed]) {
+    let is_of = |seed: &Seed, name: &str| seed.1.starts_with(format!("{name}\n").as_bytes());
+    for seed in seeds {
+        let known = kinds.iter().any(|kind| is_of(seed, kind.0));
+        assert!(known, "{} is of a type that is not tried", seed.0);
+    }
+    for (name, _) in kinds {
+        let begun = seeds.iter().any(|seed| is_of(seed, name));
+        assert!(begun, "there is no first input of {name}");
+    }
+}

@@ -56,7 +56,8 @@ impl Head {
     /// Reads a signed head, which must be of the key's ledger and signed by it.
     pub fn open(signed: &[u8], key: &VerifierKey) -> Result<Self, HeadError> {
         let text = note::open(signed, key)?;
-        let lines: Vec<&str> = text.split('\n').collect();
+        // No more lines than show that there are too many: a note can be one of empty lines.
+        let lines: Vec<&str> = text.splitn(5, '\n').collect();
         let [origin, size, root, ""] = lines[..] else {
             return Err(HeadError::Form);
         };

@@ -5,6 +5,9 @@ use opengpu_rounds::{Hash, NodeId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Letters and digits of a [`ClaimCode`].
+pub const CODE_LENGTH: usize = 8;
+
 /// `POST /v1/keys` (signed with a key that the node has): a further key for this node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AddKey {
@@ -80,4 +83,19 @@ pub struct Claim {
     pub code: String,
     /// Name of the account.
     pub account: String,
+}
+
+impl Claim {
+    /// The code as it was given out. More than twice as much as a code is not looked at.
+    pub fn plain_code(&self) -> String {
+        let letters = self.code.chars().filter(|letter| letter.is_alphanumeric());
+        letters
+            .take(2 * CODE_LENGTH)
+            .map(|letter| match letter.to_ascii_uppercase() {
+                'O' => '0',
+                'I' | 'L' => '1',
+                letter => letter,
+            })
+            .collect()
+    }
 }

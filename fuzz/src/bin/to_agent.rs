@@ -3,18 +3,24 @@
 
 #![no_main]
 
-use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
+use opengpu_fuzz::{
+    Kind, Seed, attempt_message, check_seeds, check_spec, example, read, reads, seed,
+};
 use opengpu_protocol::audits::AuditPlan;
 use opengpu_protocol::identity::{AccountView, ClaimCode, KeyView};
-use opengpu_protocol::ledger::{LedgerHead, LedgerProof};
-use opengpu_protocol::operator::{Exported, ExportedFile, LogEntry, Sampled, TokenMade, TokenView};
-use opengpu_protocol::standing::{Against, AppealOutcome, NoWork, StandingPlan};
-use opengpu_protocol::wire::{
-    AssignmentPlan, BlobManifest, CheckpointRef, Drawn, Enrolled, ErrorBody, Evaluation, History,
-    Machine, MergeRef, NodeView, Offered, Outcome, Plan, Reported, RoundView, RunPlan, RunView,
-    Verdict, Welcome, WorkerPlan, WorkerView,
+use opengpu_protocol::ledger::{LedgerHead, LedgerProof, LedgerSum, SumsRebuilt};
+use opengpu_protocol::operator::{
+    Exported, ExportedFile, LogEntry, Sampled, TokenMade, TokenState, TokenView,
 };
-use opengpu_rounds::standing::Level;
+use opengpu_protocol::standing::{
+    Against, AppealOutcome, AppealView, ChangeView, Evidence, NoWork, StandingPlan, StandingView,
+};
+use opengpu_protocol::wire::{
+    AssignmentPlan, BlobManifest, CheckpointRef, DatasetManifest, Drawn, Enrolled, ErrorBody,
+    Evaluation, History, Machine, MergeRef, NodeView, Offered, Outcome, Plan, Reported, RoundView,
+    RunPlan, RunView, Verdict, Welcome, WorkerPlan, WorkerView,
+};
+use opengpu_rounds::standing::{Cause, Level};
 use opengpu_rounds::{
     AssignmentId, BlockRange, Event, EventKind, FeedbackId, NodeId, Regard, Revision, RunId,
     WorkerId,
@@ -42,14 +48,24 @@ const KINDS: &[Kind] = &[
     }),
     ("NodeView", reads::<NodeView>),
     ("ErrorBody", reads::<ErrorBody>),
-    ("LogEntries", reads::<Vec<LogEntry>>),
+    ("[LogEntry]", reads::<Vec<LogEntry>>),
     ("Exported", reads::<Exported>),
     ("Sampled", reads::<Sampled>),
     ("TokenMade", reads::<TokenMade>),
-    ("TokenView", reads::<TokenView>),
+    ("[TokenView]", reads::<Vec<TokenView>>),
     ("ClaimCode", reads::<ClaimCode>),
     ("AccountView", reads::<AccountView>),
-    ("KeyView", reads::<KeyView>),
+    ("[AccountView]", reads::<Vec<AccountView>>),
+    ("[KeyView]", reads::<Vec<KeyView>>),
+    ("[NodeView]", reads::<Vec<NodeView>>),
+    ("[RunView]", reads::<Vec<RunView>>),
+    ("DatasetManifest", reads::<DatasetManifest>),
+    ("[DatasetManifest]", reads::<Vec<DatasetManifest>>),
+    ("StandingView", reads::<StandingView>),
+    ("LedgerHead", reads::<LedgerHead>),
+    ("LedgerProof", reads::<LedgerProof>),
+    ("[LedgerSum]", reads::<Vec<LedgerSum>>),
+    ("SumsRebuilt", reads::<SumsRebuilt>),
 ];
 
 /// A manifest that is accepted has a chunk for each MiB, and no more.
@@ -66,6 +82,9 @@ fn seeds() -> Vec<Seed> {
     let mut seeds = plans();
     seeds.extend(views());
     seeds.extend(log());
+    seeds.extend(people());
+    seeds.extend(ledgers());
+    seeds.push(seed("StandingView", &standing()));
     seeds.extend([
         seed(
             "Welcome",
@@ -86,21 +105,6 @@ fn seeds() -> Vec<Seed> {
             "Offered",
             &Offered {
                 worker: WorkerId(5),
-            },
-        ),
-        seed(
-            "LedgerHead",
-            &LedgerHead {
-                entries: 1,
-                head: "a/run/1\n1\n".into(),
-                key: "a/run/1+00000000+AQ==".into(),
-            },
-        ),
-        seed(
-            "LedgerProof",
-            &LedgerProof {
-                head: "a/run/1\n1\n".into(),
-                proof: vec!["AA==".into()],
             },
         ),
         seed("Reported", &Reported { resync: true }),
@@ -145,6 +149,7 @@ fn seeds() -> Vec<Seed> {
             },
         ),
     ]);
+    check_seeds(KINDS, &seeds);
     seeds
 }
 
@@ -329,7 +334,122 @@ fn views() -> Vec<Seed> {
         workers: vec![worker],
         rounds: vec![round],
     };
-    vec![seed("NodeView", &node), seed("RunView", &run)]
+    vec![
+        seed("NodeView", &node),
+        seed("[NodeView]", &[&node, &node]),
+        seed("RunView", &run),
+        seed("[RunView]", &[&run]),
+        seed("DatasetManifest", &run.dataset),
+        seed("[DatasetManifest]", &[&run.dataset]),
+    ]
+}
+
+fn people() -> Vec<Seed> {
+    let account = AccountView {
+        account: 1,
+        name: "alice".into(),
+        team: Some("physics".into()),
+        nodes: vec![NodeId(2), NodeId(3)],
+        age_seconds: 86_400,
+    };
+    let key = KeyView {
+        public_key: example::hash(),
+        age_seconds: 86_400,
+        revoked: true,
+    };
+    let token = TokenView {
+        hash: example::hash(),
+        label: "friends".into(),
+        state: TokenState::UsedUp,
+        uses: Some(3),
+        used: 3,
+        age_seconds: 3600,
+        expires_in_seconds: Some(600),
+    };
+    let code = ClaimCode {
+        code: "K7Q0M1TB".into(),
+        expires_in_seconds: 900,
+    };
+    vec![
+        seed("AccountView", &account),
+        seed("[AccountView]", &[account]),
+        seed("[KeyView]", &[key]),
+        seed("[TokenView]", &[token]),
+        seed("ClaimCode", &code),
+    ]
+}
+
+fn ledgers() -> Vec<Seed> {
+    let sum = LedgerSum {
+        of: Some("2026-11-22".into()),
+        tokens: -65_536,
+        megaflops: 9_830_400,
+        accepted: 4,
+        rejected: 1,
+        audits_passed: 1,
+        audits_failed: 0,
+        audits_undecided: 0,
+        corrections: 1,
+        trained_again: 2,
+    };
+    vec![
+        seed(
+            "LedgerHead",
+            &LedgerHead {
+                entries: 1,
+                head: "a/run/1\n1\n".into(),
+                key: "a/run/1+00000000+AQ==".into(),
+            },
+        ),
+        seed(
+            "LedgerProof",
+            &LedgerProof {
+                head: "a/run/1\n1\n".into(),
+                proof: vec!["AA==".into()],
+            },
+        ),
+        seed("[LedgerSum]", &[sum]),
+        seed(
+            "SumsRebuilt",
+            &SumsRebuilt {
+                lines: 5,
+                differed: 1,
+            },
+        ),
+    ]
+}
+
+fn standing() -> StandingView {
+    let change = ChangeView {
+        change: 4,
+        age_seconds: 3600,
+        from: Level::Trusted,
+        to: Level::Quarantined,
+        cause: Cause::Proof,
+        by: "coordinator".into(),
+        code: "progress_differs".into(),
+        reason: "its progress differs".into(),
+        evidence: Some(Evidence {
+            run: RunId(1),
+            assignment: Some(AssignmentId(9)),
+            round: Some(3),
+            measured: Some(0.52),
+            allowed: Some(0.07),
+            entry: Some(17),
+        }),
+        reversed_by: Some(5),
+        appeal: Some(AppealView {
+            text: "the memory was bad; it is replaced".into(),
+            age_seconds: 1800,
+            outcome: AppealOutcome::Reversed,
+            note: Some("seen".into()),
+        }),
+    };
+    StandingView {
+        node: NodeId(1),
+        standing: Level::Quarantined,
+        changes: vec![change],
+    }
 }
 
 fn log() -> Vec<Seed> {
@@ -418,6 +538,6 @@ fn log() -> Vec<Seed> {
     let entries: Vec<_> = entries.collect();
     entries
         .chunks(3)
-        .map(|entries| seed("LogEntries", &entries))
+        .map(|entries| seed("[LogEntry]", &entries))
         .collect()
 }

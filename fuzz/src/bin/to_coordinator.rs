@@ -2,17 +2,20 @@
 
 #![no_main]
 
-use opengpu_fuzz::{Kind, Seed, attempt_message, check_spec, example, read, reads, seed};
+use opengpu_fuzz::{
+    Kind, Seed, attempt_message, check_seeds, check_spec, example, read, reads, seed,
+};
 use opengpu_protocol::audits::AuditDeclined;
 use opengpu_protocol::identity::{AccountRequest, AddKey, Claim, TeamRequest};
 use opengpu_protocol::operator::{RollbackRequest, SampleRequest, TokenRequest};
 use opengpu_protocol::possession::{is_proven, prove};
 use opengpu_protocol::signing::{is_public_key, public_key};
+use opengpu_protocol::standing::{ActionReason, AppealRequest, ReviewRequest};
 use opengpu_protocol::wire::{
     Activity, DatasetManifest, Enrol, Hello, Machine, Offer, Report, UpdateNotice,
 };
 use opengpu_protocol::{RunSpec, SigningKey};
-use opengpu_rounds::{AssignmentId, FeedbackId, NodeId, RunId, WorkerId};
+use opengpu_rounds::{AssignmentId, Commitment, FeedbackId, NodeId, RunId, WorkerId};
 
 opengpu_fuzz::target!(seeds, |bytes| attempt_message(KINDS, bytes));
 
@@ -43,7 +46,20 @@ const KINDS: &[Kind] = &[
     }),
     ("AccountRequest", reads::<AccountRequest>),
     ("TeamRequest", reads::<TeamRequest>),
-    ("Claim", reads::<Claim>),
+    ("Claim", |json| {
+        if let Some(claim) = read::<Claim>(json) {
+            let code = claim.plain_code();
+            assert!(code.chars().all(char::is_alphanumeric));
+            let plain = Claim {
+                code: code.clone(),
+                ..claim
+            };
+            assert_eq!(plain.plain_code(), code, "a plain code is read as another");
+        }
+    }),
+    ("AppealRequest", reads::<AppealRequest>),
+    ("ReviewRequest", reads::<ReviewRequest>),
+    ("ActionReason", reads::<ActionReason>),
 ];
 
 fn seeds() -> Vec<Seed> {
@@ -76,22 +92,6 @@ fn seeds() -> Vec<Seed> {
                 trainer: "burn-flex 0.1.0".into(),
                 device: "CPU (2 threads)".into(),
                 numerics_class: "cpu".into(),
-            },
-        ),
-        seed(
-            "UpdateNotice",
-            &UpdateNotice {
-                worker: WorkerId(2),
-                assignment: AssignmentId(3),
-                base: example::revision(),
-                blocks_completed: 4,
-                payload: example::hash(),
-                payload_bytes: 5000,
-                feedback: FeedbackId(6),
-                loss: 6.875,
-                train_seconds: 0.1,
-                commitment: None,
-                numerics_class: Some("opengpu 0.1.0 float32 micro-batch 8".into()),
             },
         ),
         seed(
@@ -152,7 +152,54 @@ fn seeds() -> Vec<Seed> {
                 account: "alice".into(),
             },
         ),
+        seed(
+            "AppealRequest",
+            &AppealRequest {
+                change: Some(4),
+                text: "the memory was bad; it is replaced".into(),
+            },
+        ),
+        seed(
+            "ReviewRequest",
+            &ReviewRequest {
+                change: Some(4),
+                reverse: true,
+                note: "seen".into(),
+            },
+        ),
+        seed(
+            "ActionReason",
+            &ActionReason {
+                reason: Some("it sends nonsense".into()),
+            },
+        ),
     ];
+    let commitments = [
+        None,
+        Some(Commitment {
+            root: example::hash(),
+            previous: Some(AssignmentId(2)),
+            taken_back: vec![AssignmentId(2), AssignmentId(1)],
+        }),
+    ];
+    seeds.extend(commitments.map(|commitment| {
+        seed(
+            "UpdateNotice",
+            &UpdateNotice {
+                worker: WorkerId(2),
+                assignment: AssignmentId(3),
+                base: example::revision(),
+                blocks_completed: 4,
+                payload: example::hash(),
+                payload_bytes: 5000,
+                feedback: FeedbackId(6),
+                loss: 6.875,
+                train_seconds: 0.1,
+                commitment,
+                numerics_class: Some("opengpu 0.1.0 float32 micro-batch 8".into()),
+            },
+        )
+    }));
     let activities = [
         Activity::Idle,
         Activity::Preparing {
@@ -177,5 +224,6 @@ fn seeds() -> Vec<Seed> {
             },
         )
     }));
+    check_seeds(KINDS, &seeds);
     seeds
 }

@@ -3,7 +3,9 @@
 
 use axum::Json;
 use axum::extract::State;
-use opengpu_protocol::identity::{AccountRequest, AccountView, Claim, ClaimCode, TeamRequest};
+use opengpu_protocol::identity::{
+    AccountRequest, AccountView, CODE_LENGTH, Claim, ClaimCode, TeamRequest,
+};
 use opengpu_protocol::wire::NodeView;
 use opengpu_rounds::Hash;
 use rand::RngExt;
@@ -19,7 +21,6 @@ use crate::view::node_view;
 const CODE_SECONDS: u64 = 15 * 60;
 /// Crockford's base 32: no I, L, O and U, which are read as 1, 1, 0 and a word.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-const CODE_LENGTH: usize = 8;
 
 /// `GET /v1/accounts`
 pub async fn list(State(coordinator): State<Coordinator>) -> ApiResult<Json<Vec<AccountView>>> {
@@ -135,7 +136,7 @@ pub async fn claim(
         .map_err(|wait| ApiError::too_often("codes are entered", wait))?;
     let store = coordinator.store();
     let claimed = store
-        .claim_node(hash_of(&plain(&asked.code)), &asked.account)
+        .claim_node(hash_of(&asked.plain_code()), &asked.account)
         .await;
     let node = claimed.map_err(refused)?;
     let accounts = store.accounts().await.map_err(anyhow::Error::from)?;
@@ -186,19 +187,6 @@ fn new_code() -> String {
     bytes.iter().map(letter).collect()
 }
 
-/// A code as it was given out, from what a person typed.
-fn plain(typed: &str) -> String {
-    let letters = typed.chars().filter(|letter| letter.is_alphanumeric());
-    letters
-        .take(2 * CODE_LENGTH)
-        .map(|letter| match letter.to_ascii_uppercase() {
-            'O' => '0',
-            'I' | 'L' => '1',
-            letter => letter,
-        })
-        .collect()
-}
-
 /// What is stored of a code, in words that make it the hash of nothing else.
 fn hash_of(code: &str) -> Hash {
     Hash::of(format!("opengpu claim code {code}").as_bytes())
@@ -223,6 +211,13 @@ mod tests {
         let code = new_code();
         assert_eq!(code.len(), CODE_LENGTH);
         assert!(code.bytes().all(|letter| ALPHABET.contains(&letter)));
+        let plain = |typed: &str| {
+            let claim = Claim {
+                code: typed.into(),
+                account: "alice".into(),
+            };
+            claim.plain_code()
+        };
         assert_eq!(plain(&code), code);
         assert_eq!(plain(" k7q0-m1tb\n"), "K7Q0M1TB");
         assert_eq!(plain("K7QO MLTB"), plain("k7q0mItb"));

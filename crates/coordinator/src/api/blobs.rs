@@ -6,6 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
+use opengpu_protocol::byte_range;
 use opengpu_protocol::wire::BlobManifest;
 use opengpu_rounds::Hash;
 
@@ -28,12 +29,10 @@ pub async fn get(
     may_read(&coordinator, caller, hash)?;
     let blobs = coordinator.blobs();
     let bytes = blobs.size(hash).await.map_err(refusal)?;
-    let range = match headers.get(header::RANGE).map(|range| {
-        range
-            .to_str()
-            .ok()
-            .and_then(|text| parse_range(text, bytes))
-    }) {
+    let range = match headers
+        .get(header::RANGE)
+        .map(|range| range.to_str().ok().and_then(|text| byte_range(text, bytes)))
+    {
         None => None,
         Some(Some(range)) => Some(range),
         Some(None) => {
@@ -119,44 +118,5 @@ fn refusal(error: BlobError) -> ApiError {
             ApiError::not_found("unknown_blob", format!("there is no blob {hash}"))
         }
         error => ApiError::fault(&error.into()),
-    }
-}
-
-/// `bytes=FIRST-` or `bytes=FIRST-LAST` or `bytes=-COUNT` (RFC 9110, section 14.1.2), one
-/// range only, as a half-open range inside a blob of `bytes` bytes.
-fn parse_range(text: &str, bytes: u64) -> Option<std::ops::Range<u64>> {
-    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-    let range = match (first, last) {
-        ("", count) => bytes.saturating_sub(count.parse().ok()?)..bytes,
-        (first, "") => first.parse().ok()?..bytes,
-        (first, last) => {
-            first.parse().ok()?..last.parse::<u64>().ok()?.saturating_add(1).min(bytes)
-        }
-    };
-    (range.start < range.end).then_some(range)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_range;
-
-    #[test]
-    fn a_range_lies_inside_the_blob_or_is_refused() {
-        assert_eq!(parse_range("bytes=0-", 10), Some(0..10));
-        assert_eq!(parse_range("bytes=4-5", 10), Some(4..6));
-        assert_eq!(parse_range("bytes=4-99", 10), Some(4..10));
-        assert_eq!(parse_range("bytes=-3", 10), Some(7..10));
-        for wrong in [
-            "bytes=10-",
-            "bytes=5-4",
-            "bytes=-",
-            "bytes=-0",
-            "bytes=a-b",
-            "items=0-1",
-            "bytes=0-1,3-4",
-            "bytes=0-18446744073709551616",
-        ] {
-            assert_eq!(parse_range(wrong, 10), None, "{wrong}");
-        }
     }
 }

@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use opengpu_protocol::ledger::{LedgerHead, LedgerProof};
+use opengpu_protocol::query::{ConsistencyQuery, LinesQuery, ReceiptQuery};
 use opengpu_rounds::{AssignmentId, RunId};
-use serde::Deserialize;
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{Asked, Segments};
@@ -31,18 +31,11 @@ pub async fn head(
     }))
 }
 
-/// Where lines are read from.
-#[derive(Debug, Deserialize)]
-pub struct First {
-    #[serde(default)]
-    first: u64,
-}
-
 /// `GET /v1/runs/{run}/ledger/lines`
 pub async fn lines(
     State(coordinator): State<Coordinator>,
     Segments(run): Segments<RunId>,
-    Asked(from): Asked<First>,
+    Asked(from): Asked<LinesQuery>,
 ) -> ApiResult<impl IntoResponse> {
     let run = find(&coordinator, run)?;
     let lines = coordinator
@@ -54,18 +47,11 @@ pub async fn lines(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], text))
 }
 
-/// Which of an assignment's entries a receipt is for.
-#[derive(Debug, Deserialize)]
-pub struct Wanted {
-    /// The rejection with this code; the accepted update if absent.
-    code: Option<String>,
-}
-
 /// `GET /v1/runs/{run}/ledger/receipts/{assignment}`
 pub async fn receipt(
     State(coordinator): State<Coordinator>,
     Segments((run, assignment)): Segments<(RunId, AssignmentId)>,
-    Asked(wanted): Asked<Wanted>,
+    Asked(wanted): Asked<ReceiptQuery>,
 ) -> ApiResult<impl IntoResponse> {
     let run = find(&coordinator, run)?;
     let receipt = coordinator
@@ -92,17 +78,11 @@ pub async fn receipt(
     Ok((kind, receipt.to_string()))
 }
 
-/// Which older ledger a head is to go on.
-#[derive(Debug, Deserialize)]
-pub struct Older {
-    older: u64,
-}
-
 /// `GET /v1/runs/{run}/ledger/consistency`
 pub async fn consistency(
     State(coordinator): State<Coordinator>,
     Segments(run): Segments<RunId>,
-    Asked(from): Asked<Older>,
+    Asked(from): Asked<ConsistencyQuery>,
 ) -> ApiResult<Json<LedgerProof>> {
     let run = find(&coordinator, run)?;
     let found = coordinator

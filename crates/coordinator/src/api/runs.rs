@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::State;
 use opengpu_protocol::RunSpec;
 use opengpu_protocol::operator::{Exported, LogEntry, RollbackRequest, SampleRequest, Sampled};
+use opengpu_protocol::query::{ExportQuery, HistoryQuery, LogQuery};
 use opengpu_protocol::wire::{CheckpointRef, History, RunView};
 use opengpu_rounds::{Input, Revision, RunId};
-use serde::Deserialize;
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{Asked, Parsed, Segments};
@@ -118,22 +118,11 @@ async fn tell(
     Ok(Json(run_view(coordinator, &run)))
 }
 
-/// Where a node is in the weights' history.
-#[derive(Debug, Deserialize)]
-pub struct From {
-    #[serde(default)]
-    lineage: u32,
-    #[serde(default)]
-    after: u64,
-    /// The revision that is to be made, where it is not the newest.
-    to: Option<u64>,
-}
-
 /// `GET /v1/runs/{run}/history`
 pub async fn history(
     State(coordinator): State<Coordinator>,
     Segments(run): Segments<RunId>,
-    Asked(from): Asked<From>,
+    Asked(from): Asked<HistoryQuery>,
 ) -> ApiResult<Json<History>> {
     let run = find(&coordinator, run)?;
     if let Some(number) = from.to {
@@ -170,18 +159,11 @@ pub async fn history(
     }))
 }
 
-/// How an export is wanted.
-#[derive(Debug, Deserialize)]
-pub struct ExportWish {
-    #[serde(default)]
-    download: bool,
-}
-
 /// `POST /v1/runs/{run}/export`
 pub async fn export(
     State(coordinator): State<Coordinator>,
     Segments(run): Segments<RunId>,
-    Asked(wish): Asked<ExportWish>,
+    Asked(wish): Asked<ExportQuery>,
 ) -> ApiResult<Json<Exported>> {
     let run = find(&coordinator, run)?;
     let (path, files) = crate::export::export(&coordinator, &run)
@@ -229,18 +211,11 @@ pub async fn sample(
     Ok(Json(Sampled { text }))
 }
 
-/// Where the log is read from.
-#[derive(Debug, Deserialize)]
-pub struct After {
-    #[serde(default)]
-    after: u64,
-}
-
 /// `GET /v1/runs/{run}/log`
 pub async fn log(
     State(coordinator): State<Coordinator>,
     Segments(run): Segments<RunId>,
-    Asked(from): Asked<After>,
+    Asked(from): Asked<LogQuery>,
 ) -> ApiResult<Json<Vec<LogEntry>>> {
     let run = find(&coordinator, run)?;
     let events = coordinator

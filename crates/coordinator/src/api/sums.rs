@@ -5,8 +5,8 @@ use axum::Json;
 use axum::extract::State;
 use opengpu_ledger::{Day, Totals};
 use opengpu_protocol::ledger::{LedgerSum, SumsBy, SumsRebuilt};
+use opengpu_protocol::query::SumsQuery;
 use opengpu_rounds::RunId;
-use serde::Deserialize;
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{Asked, Called, Caller};
@@ -14,19 +14,11 @@ use super::runs::find;
 use crate::Coordinator;
 use crate::store::SumKey;
 
-/// What is summed.
-#[derive(Debug, Deserialize)]
-pub struct Wanted {
-    by: SumsBy,
-    /// One run; all if absent.
-    run: Option<u64>,
-}
-
 /// `GET /v1/ledger/sums`
 pub async fn sums(
     State(coordinator): State<Coordinator>,
     Called(caller): Called,
-    Asked(wanted): Asked<Wanted>,
+    Asked(wanted): Asked<SumsQuery>,
 ) -> ApiResult<Json<Vec<LedgerSum>>> {
     let run = match wanted.run {
         Some(run) => Some(find(&coordinator, RunId(run))?.id),

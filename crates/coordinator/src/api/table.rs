@@ -294,3 +294,50 @@ fn operator_accounts() -> Vec<Endpoint> {
             .answers("NodeView"),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a target in `fuzz/src/bin` tries, by its name.
+    fn kinds(target: &'static str) -> Vec<&'static str> {
+        let list = target.split_once("const KINDS: &[Kind] = &[");
+        let list = list.and_then(|(_, list)| list.split_once("\n];"));
+        let (list, _) = list.expect("the target lists what it tries");
+        let items = list.split("\n    (").skip(1);
+        let name = |item: &'static str| item.split('"').nth(1);
+        items.map(|item| name(item).expect("a name")).collect()
+    }
+
+    #[test]
+    fn everything_that_is_read_or_answered_is_fuzzed() {
+        let to_coordinator = kinds(include_str!("../../../../fuzz/src/bin/to_coordinator.rs"));
+        let to_agent = kinds(include_str!("../../../../fuzz/src/bin/to_agent.rs"));
+        let parameters = kinds(include_str!("../../../../fuzz/src/bin/parameters.rs"));
+        let mut missing = Vec::new();
+        for endpoint in endpoints() {
+            let mut need = |name: &'static str, kinds: &[&str], target: &str| {
+                // These have targets of their own (`payload`, `openings`, `again`, `ledger`,
+                // `directives`), or nobody here reads them.
+                let is_media_type = [
+                    "application/json",
+                    "application/octet-stream",
+                    "application/openmetrics-text",
+                    "application/x-ndjson",
+                    "text/plain",
+                ];
+                if !is_media_type.contains(&name) && !kinds.contains(&name) {
+                    missing.push(format!("{target} does not try {name}"));
+                }
+            };
+            if let Some(request) = endpoint.request {
+                need(request, &to_coordinator, "to_coordinator");
+            }
+            need(endpoint.answer, &to_agent, "to_agent");
+            if !endpoint.query.is_empty() {
+                need(endpoint.path, &parameters, "parameters");
+            }
+        }
+        assert_eq!(missing, [""; 0], "fuzz/src/bin");
+    }
+}

@@ -5,9 +5,9 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use opengpu_merge::audit::openings_bytes;
+use opengpu_protocol::query::PayloadQuery;
 use opengpu_protocol::wire::{UpdateNotice, Verdict};
 use opengpu_rounds::{AssignmentId, Hash, Input, NodeId, RunId, WorkerId};
-use serde::Deserialize;
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{Asked as Query, Parsed, Segments, SignedNode};
@@ -26,20 +26,12 @@ const SMALL_BODY: u64 = 1 << 20;
 /// sends more finds the connection closed.
 const LINGER: u64 = 64 << 20;
 
-/// What a payload is sent for.
-#[derive(Debug, Deserialize)]
-pub struct SentFor {
-    /// The assignment; agents from before there were rejections in the ledger say nothing. Then it
-    /// is the one that the node holds, if there is just one.
-    assignment: Option<u64>,
-}
-
 /// `PUT /v1/runs/{run}/payloads/{hash}`
 pub async fn payload(
     State(coordinator): State<Coordinator>,
     SignedNode(node): SignedNode,
     Segments((run, hash)): Segments<(RunId, Hash)>,
-    Query(sent_for): Query<SentFor>,
+    Query(sent_for): Query<PayloadQuery>,
     request: Request,
 ) -> ApiResult<StatusCode> {
     let run = find(&coordinator, run)?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reqwest::Response;
 
+use super::lines::{LineTooLong, Lines};
 use super::send::Call;
 use super::{Client, ClientError};
 use crate::wire::Plan;
@@ -15,7 +16,7 @@ const LINE_LIMIT: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Directives {
     response: Response,
-    unread: Vec<u8>,
+    lines: Lines,
     client: Client,
     silence: Duration,
 }
@@ -36,7 +37,7 @@ impl Client {
         let client = self.clone();
         Ok(Directives {
             response,
-            unread: Vec::new(),
+            lines: Lines::new(LINE_LIMIT),
             client,
             silence,
         })
@@ -48,26 +49,20 @@ impl Directives {
     /// nothing.
     pub async fn next(&mut self) -> Result<Option<Plan>, ClientError> {
         loop {
-            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.unread.drain(..=end).collect();
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
+            let line = self.lines.take_line();
+            let line = line.map_err(|LineTooLong| ClientError::TooLarge {
+                operation: OPERATION.to_owned(),
+                limit: LINE_LIMIT as u64,
+            })?;
+            if let Some(line) = line {
                 let plan =
-                    serde_json::from_slice(&line).map_err(|source| ClientError::BadAnswer {
+                    serde_json::from_slice(line).map_err(|source| ClientError::BadAnswer {
                         operation: OPERATION.to_owned(),
                         server: self.client.server().to_owned(),
                         expected: "plan",
                         source,
                     })?;
                 return Ok(Some(plan));
-            }
-            if self.unread.len() > LINE_LIMIT {
-                let limit = LINE_LIMIT as u64;
-                return Err(ClientError::TooLarge {
-                    operation: OPERATION.to_owned(),
-                    limit,
-                });
             }
             let chunk = tokio::time::timeout(self.silence, self.response.chunk())
                 .await
@@ -80,7 +75,7 @@ impl Directives {
             match chunk {
                 Some(chunk) => {
                     self.client.count_received(chunk.len());
-                    self.unread.extend_from_slice(&chunk);
+                    self.lines.push(&chunk);
                 }
                 None => return Ok(None),
             }

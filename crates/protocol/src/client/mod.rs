@@ -7,6 +7,7 @@ mod clock;
 mod directives;
 mod error;
 mod identity;
+mod lines;
 mod operator;
 mod send;
 mod standing;
@@ -24,6 +25,7 @@ use clock::Clock;
 
 pub use directives::Directives;
 pub use error::ClientError;
+pub use lines::{LineTooLong, Lines};
 pub use send::full_jitter;
 
 /// A coordinator, and as whom to speak to it. Cheap to clone; clones share connections,
