@@ -14,6 +14,9 @@ use crate::{AssignmentId, Member, Outcome, Regard, Run, Verdict, WorkerId};
 /// What is held against an update that makes the loss worse by itself.
 pub const HURTS_ALONE: &str = "hurts_alone";
 
+/// What is said of an update that was clipped to less than half.
+pub const CLIPPED: &str = "clipped";
+
 /// Updates of a merge that are tried, at most: a fleet full of odd ones costs no more.
 pub const MOST_TRIED: usize = 4;
 
@@ -57,7 +60,7 @@ impl Flag {
         match self {
             Self::Disagrees => "disagrees",
             Self::CountedLess => "counted_less",
-            Self::Clipped => "clipped",
+            Self::Clipped => CLIPPED,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opengpu_ledger::{Entry, EntryKind};
-use opengpu_rounds::probe::Flag;
+use opengpu_rounds::probe::{CLIPPED, Flag};
 use opengpu_rounds::{AssignmentId, Event, EventKind, Input, NodeId, Phase, Regard};
 use tokio::sync::mpsc;
 
@@ -418,7 +418,7 @@ impl Driver {
                     self.effects.probe(Merged::of(&self.run, regards, metrics));
                     metrics.rounds_merged.inc();
                     let clipped = factors.iter().filter(|factor| Flag::is_clipped(**factor));
-                    let clipped = clipped.map(|_| Flag::Clipped.as_str());
+                    let clipped = clipped.map(|_| CLIPPED);
                     for code in regards.iter().filter_map(Regard::code).chain(clipped) {
                         let code = code.to_owned();
                         let counted_less = &metrics.updates_counted_less;
