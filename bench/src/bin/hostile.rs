@@ -1,13 +1,13 @@
 //! What a hostile network costs honest nodes: the median time of an honest node's requests
 //! before and during each attack, and the most memory that the coordinator held. Fails when
 //! honest requests take more than twice their usual time, memory passes its bound, bad input
-//! is answered with a server's fault, or a log tells a secret.
+//! is taken or answered with a server's fault, or a log tells a secret.
 //!
 //! `cargo build --release --workspace && target/release/hostile`
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use opengpu_bench::hostile::{attack_all, memory_bound};
 use opengpu_coordinator::ConnectionSettings;
@@ -59,8 +59,9 @@ async fn main() -> Result<()> {
         bound as f64 / 1e6
     );
     for row in &outcome.rows {
-        let (name, faults) = (row.kind.name(), &row.tally.faults);
-        ensure!(faults.is_empty(), "{name}: {faults:?}");
+        if let Some(wrong) = row.tally.wrong() {
+            bail!("{}: {wrong}", row.kind.name());
+        }
     }
     ensure!(outcome.told.is_empty(), "logged: {:?}", outcome.told);
     ensure!(

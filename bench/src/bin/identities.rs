@@ -2,9 +2,13 @@
 //!
 //! Eight known workers train, and k fresh identities join them, which do as well as they can:
 //! honest work until they are known, nothing but lies under a new name each time, or nothing
-//! at all with the work that they took. Prints the largest part of a merge's weight that
-//! identities on probation ever had together, and when rounds close, beside the same run without
-//! them; fails if they have more than their part, or hold up, stop or roll back the run.
+//! at all with the work that they took; at last where a round has fewer places than they have
+//! names. Prints the largest part of a merge's weight that identities on probation ever had
+//! together, and when rounds close, beside the same run without them; fails if they have more
+//! than their part, hold up or stop the run, or take the work of a known worker.
+//!
+//! Nothing is trained here, so there is no loss for which a run could go back. That they can't
+//! make it go back again and again is for the tests of rollbacks (`docs/attacks.md`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +30,9 @@ struct Arguments {
     /// Rounds of each run
     #[arg(long, default_value_t = 12)]
     rounds: u64,
+    /// Places of a round in the last rows
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(8..))]
+    places: u32,
     /// Decides which updates of known workers are audited
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -58,54 +65,73 @@ struct Story {
     identities: f64,
     /// Seconds that rounds were open, one for each.
     open_seconds: Vec<u64>,
+    /// How often a known worker had no work in a round, and no other known one had it.
+    left_without: u64,
     names: u64,
 }
 
+const CONDUCTS: [Conduct; 3] = [Conduct::WorkThenTurn, Conduct::Lie, Conduct::SendNothing];
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let alone = story(&arguments, 0, Conduct::Lie)?;
-    let longest = |story: &Story| story.open_seconds.iter().copied().max().unwrap_or_default();
+    let plenty = RoundSettings::default().max_workers;
+    let alone = story(&arguments, 0, plenty, Conduct::Lie)?;
     println!(
         "{KNOWN} known workers, {} rounds, which close after at most {} s without others\n",
         arguments.rounds,
         longest(&alone)
     );
     println!(
-        "| identities | conduct | names used | largest share on probation | with those past it | longest round (s) |"
+        "| identities | places | conduct | names used | largest share on probation | with those past it | longest round (s) | known left without work |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
+    let most = arguments.identities.iter().max();
+    let tight = most.map(|identities| (*identities, arguments.places));
+    let rows = arguments.identities.iter();
+    let rows = rows.map(|identities| (*identities, plenty)).chain(tight);
     let mut wrong = Vec::new();
-    for &identities in &arguments.identities {
-        for conduct in [Conduct::WorkThenTurn, Conduct::Lie, Conduct::SendNothing] {
-            let story = story(&arguments, identities, conduct)?;
+    for (identities, places) in rows {
+        for conduct in CONDUCTS {
+            let story = story(&arguments, identities, places, conduct)?;
             println!(
-                "| {identities} | {conduct:?} | {} | {:.3} | {:.3} | {} |",
+                "| {identities} | {places} | {conduct:?} | {} | {:.3} | {:.3} | {} | {} |",
                 story.names,
                 story.newcomers,
                 story.identities,
-                longest(&story)
+                longest(&story),
+                story.left_without
             );
-            // Weights are float32.
-            if story.newcomers > NEWCOMERS_PART + 1e-6 {
-                wrong.push(format!(
-                    "{identities} newcomers ({conduct:?}) had {:.3} of a merge's weight, {NEWCOMERS_PART} is allowed",
-                    story.newcomers
-                ));
-            }
-            let late = story.open_seconds.iter().zip(&alone.open_seconds);
-            let late = late.filter(|(with, without)| with > without).count();
-            if late > 0 {
-                wrong.push(format!(
-                    "{identities} newcomers ({conduct:?}) held up {late} of {} rounds",
-                    arguments.rounds
-                ));
-            }
+            let who = format!("{identities} newcomers ({conduct:?}) at {places} places");
+            wrong.extend(story.wrongs(&alone).map(|wrong| format!("{who} {wrong}")));
         }
     }
     if !wrong.is_empty() {
         bail!("{}", wrong.join("\n"));
     }
     Ok(())
+}
+
+fn longest(story: &Story) -> u64 {
+    story.open_seconds.iter().copied().max().unwrap_or_default()
+}
+
+impl Story {
+    /// What must not have happened.
+    fn wrongs(&self, alone: &Self) -> impl Iterator<Item = String> {
+        // Weights are float32.
+        let heavy = (self.newcomers > NEWCOMERS_PART + 1e-6).then(|| {
+            format!(
+                "had {:.3} of a merge's weight, {NEWCOMERS_PART} is allowed",
+                self.newcomers
+            )
+        });
+        let late = self.open_seconds.iter().zip(&alone.open_seconds);
+        let late = late.filter(|(with, without)| with > without).count();
+        let late = (late > 0).then(|| format!("held up {late} rounds"));
+        let left = self.left_without;
+        let left = (left > 0).then(|| format!("took the work of known workers {left} times"));
+        heavy.into_iter().chain(late).chain(left)
+    }
 }
 
 /// The state of a run with identities.
@@ -120,9 +146,10 @@ struct Fleet {
     story: Story,
 }
 
-fn story(arguments: &Arguments, identities: u64, conduct: Conduct) -> Result<Story> {
+fn story(arguments: &Arguments, identities: u64, places: u32, conduct: Conduct) -> Result<Story> {
     let settings = RoundSettings {
         rounds: arguments.rounds,
+        max_workers: places,
         blocks_per_epoch: 1_000_000,
         forming_ms: 0,
         audit: AuditRules {
@@ -149,7 +176,7 @@ fn story(arguments: &Arguments, identities: u64, conduct: Conduct) -> Result<Sto
     }
     let run = &fleet.fleet.run;
     ensure!(
-        run.phase() == Phase::Finished && run.revision().lineage == 0,
+        run.phase() == Phase::Finished,
         "the run is {} at revision {}",
         run.phase(),
         run.revision()
@@ -163,6 +190,7 @@ fn story(arguments: &Arguments, identities: u64, conduct: Conduct) -> Result<Sto
 impl Fleet {
     fn round(&mut self, round: u64) -> Result<()> {
         let opened = self.fleet.clock;
+        self.look_who_has_work();
         let settings = self.fleet.run.settings();
         let most = (settings.duration_ms + settings.grace_ms) / 1000;
         for second in 1..=most {
@@ -184,6 +212,17 @@ impl Fleet {
             return self.see();
         }
         bail!("round {round} did not close within {most} s")
+    }
+
+    /// A round was opened just now. Identities that passed their probation are known, and take
+    /// turns with the others.
+    fn look_who_has_work(&mut self) {
+        let at_work = self.fleet.at_work();
+        let (known, others): (Vec<_>, Vec<_>) =
+            at_work.into_iter().partition(|worker| worker.0 <= KNOWN);
+        let in_turn = others.iter().filter(|worker| self.is_trusted(**worker));
+        let idle = KNOWN - known.len() as u64;
+        self.story.left_without += idle.saturating_sub(in_turn.count() as u64);
     }
 
     /// Who sends in this second.

@@ -1,4 +1,4 @@
-//! The attacker: two enrolled nodes and a raw socket, from three addresses of this machine.
+//! The attacker: three enrolled nodes and a raw socket, from three addresses of this machine.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use opengpu_coordinator::api::endpoint::{Access, BodyRule};
 use opengpu_protocol::signing::sign;
-use opengpu_protocol::{Client, ClientError, SigningKey};
+use opengpu_protocol::{Client, SigningKey};
 use opengpu_rounds::{Hash, NodeId, RunId, WorkerId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::bodies::Body;
 use super::honest::{Honest, enrol};
+use super::tally::{Became, Must, Tally};
 use super::targets::{Target, targets};
 use crate::installation::Installation;
 
@@ -27,37 +28,6 @@ const AT_ONCE: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of an endless body after which even an attacker gives up.
 const ENDLESS_BYTES: usize = 8 << 20;
-/// Faults that are kept with their words.
-const MOST_FAULTS: usize = 20;
-
-/// What became of an attacker's requests.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// Answered with success or a redirection.
-    pub accepted: u64,
-    /// Answered with a refusal.
-    pub refused: u64,
-    /// Ended without an answer.
-    pub closed: u64,
-    /// Neither answered nor ended within a second.
-    pub silent: u64,
-    /// What was answered with a server's fault (5xx): none should be.
-    pub faults: Vec<String>,
-}
-
-impl Tally {
-    /// Requests and connections.
-    pub fn sent(&self) -> u64 {
-        self.accepted + self.refused + self.closed + self.silent + self.faults.len() as u64
-    }
-}
-
-/// What became of one request.
-pub enum Became {
-    Status(u16),
-    Closed,
-    Silent,
-}
 
 pub struct Attacker {
     pub server: SocketAddr,
@@ -69,6 +39,9 @@ pub struct Attacker {
     /// Who takes part in the run; a node of its own, because a client counts for itself.
     pub worker_key: SigningKey,
     pub worker_client: Client,
+    /// Whom the operator vouches for, so that it is asked to train again what others sent.
+    pub auditor_key: SigningKey,
+    pub auditor_client: Client,
     pub victim: NodeId,
     pub victims_worker: WorkerId,
     operator_token: String,
@@ -79,10 +52,17 @@ pub struct Attacker {
 
 impl Attacker {
     pub async fn join(installation: &Installation, run: RunId, honest: &Honest) -> Result<Self> {
+        let invitation = &honest.invitation;
         let key = SigningKey::from_bytes(&[0x5a; 32]);
-        let (node, _) = enrol(installation, &key, "hostile").await?;
+        let (node, _) = enrol(installation, invitation, &key, "hostile").await?;
         let worker_key = SigningKey::from_bytes(&[0x5b; 32]);
-        let (_, worker_client) = enrol(installation, &worker_key, "hostile worker").await?;
+        let enrolling = enrol(installation, invitation, &worker_key, "hostile worker");
+        let (_, worker_client) = enrolling.await?;
+        // Machines with this token are taken for the operator's own.
+        let own = installation.secret("join.token")?;
+        let auditor_key = SigningKey::from_bytes(&[0x5c; 32]);
+        let enrolling = enrol(installation, &own, &auditor_key, "hostile auditor");
+        let (_, auditor_client) = enrolling.await?;
         Ok(Self {
             server: installation.address(),
             run,
@@ -91,6 +71,8 @@ impl Attacker {
             node,
             worker_key,
             worker_client,
+            auditor_key,
+            auditor_client,
             victim: honest.node,
             victims_worker: honest.worker,
             operator_token: installation.secret("operator.token")?,
@@ -104,11 +86,16 @@ impl Attacker {
     pub async fn send_to_each(self: &Arc<Self>, bodies: &[Body]) {
         let mut sending = JoinSet::new();
         for target in &self.targets {
+            // A page reads nothing of a body, and answers as to anyone.
+            let must = match target.is_page {
+                true => Must::BeNoFault,
+                false => Must::BeRefused,
+            };
             for body in bodies {
                 let known = self.credentials(target, &body.bytes);
                 for credentials in [String::new(), known] {
                     let request = Request::new(target, &credentials, body);
-                    self.send(&mut sending, request).await;
+                    self.send(&mut sending, must, request).await;
                 }
             }
         }
@@ -116,19 +103,46 @@ impl Attacker {
     }
 
     /// Sends a request and counts what becomes of it, without waiting for that.
-    pub async fn send(self: &Arc<Self>, sending: &mut JoinSet<()>, request: Request) {
+    pub async fn send(self: &Arc<Self>, sending: &mut JoinSet<()>, must: Must, request: Request) {
+        self.pace(sending).await;
+        let attacker = Arc::clone(self);
+        sending.spawn(async move {
+            attacker.send_now(must, &request).await;
+        });
+    }
+
+    /// Sends a request that may pass, and, once it was answered, one that must not.
+    pub async fn send_before(
+        self: &Arc<Self>,
+        sending: &mut JoinSet<()>,
+        first: Request,
+        replay: Request,
+    ) {
+        self.pace(sending).await;
+        let attacker = Arc::clone(self);
+        sending.spawn(async move {
+            let became = attacker.send_now(Must::BeNoFault, &first).await;
+            // One that was not answered may not have come in: then the next is none again.
+            if matches!(became, Became::Status(_)) {
+                attacker.send_now(Must::BeRefused, &replay).await;
+            }
+        });
+    }
+
+    async fn pace(&self, sending: &mut JoinSet<()>) {
         tokio::time::sleep(PACE).await;
         while sending.len() >= AT_ONCE {
             sending.join_next().await;
         }
-        let attacker = Arc::clone(self);
-        sending.spawn(async move {
-            let became = match attacker.connect().await {
-                Ok(stream) => request.send(stream).await,
-                Err(_) => Became::Closed,
-            };
-            attacker.count(&request.what, &became);
-        });
+    }
+
+    async fn send_now(&self, must: Must, request: &Request) -> Became {
+        let became = match self.connect().await {
+            Ok(stream) => request.send(stream).await,
+            Err(_) => Became::Closed,
+        };
+        self.count(&request.what, must, became);
+        became
     }
 
     /// A connection from the next of the addresses.
@@ -175,27 +189,9 @@ impl Attacker {
         lines.concat()
     }
 
-    pub fn count(&self, what: &str, became: &Became) {
+    pub fn count(&self, what: &str, must: Must, became: Became) {
         let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        match became {
-            Became::Status(status @ 500..) if tally.faults.len() < MOST_FAULTS => {
-                tally.faults.push(format!("{status} to {what}"));
-            }
-            Became::Status(500..) => {}
-            Became::Status(400..) => tally.refused += 1,
-            Became::Status(_) => tally.accepted += 1,
-            Became::Closed => tally.closed += 1,
-            Became::Silent => tally.silent += 1,
-        }
-    }
-
-    /// The same for a request of the product's client.
-    pub fn count_client<T>(&self, what: &str, result: &Result<T, ClientError>) {
-        let became = match result {
-            Ok(_) => Became::Status(200),
-            Err(error) => error.status().map_or(Became::Closed, Became::Status),
-        };
-        self.count(what, &became);
+        tally.count(what, must, became);
     }
 
     /// What was counted since the last time.
@@ -219,6 +215,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// The same, under a name of its own.
+    pub fn named(self, name: &str) -> Self {
+        let what = format!("{name}: {}", self.what);
+        Self { what, ..self }
+    }
+
     /// `credentials` are whole lines.
     pub fn new(target: &Target, credentials: &str, body: &Body) -> Self {
         let (method, path) = (&target.method, &target.path);

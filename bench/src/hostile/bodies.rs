@@ -27,7 +27,7 @@ impl Body {
     }
 
     /// With the length that it has.
-    fn whole(what: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
+    pub fn whole(what: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         let lines = format!("Content-Length: {}\r\n", bytes.len());
         Self::new(what, &lines, bytes)

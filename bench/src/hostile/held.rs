@@ -7,7 +7,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::attacker::{Attacker, Became};
+use super::attacker::Attacker;
+use super::tally::{Became, Must};
 
 /// Half-open connections, about as many as three addresses may hold together.
 const HALF_OPEN: usize = 3_000;
@@ -34,10 +35,10 @@ pub async fn half_open(attacker: &Arc<Attacker>, until: Instant) {
             Ok(mut stream) => {
                 let wrote = stream.write_all(words).await;
                 let became = wrote.map_or(Became::Closed, |()| Became::Silent);
-                attacker.count("a half-open connection", &became);
+                attacker.count("a half-open connection", Must::BeRefused, became);
                 held.push(stream);
             }
-            Err(_) => attacker.count("a half-open connection", &Became::Closed),
+            Err(_) => attacker.count("a half-open connection", Must::BeRefused, Became::Closed),
         }
         if number % BURST == BURST - 1 {
             tokio::time::sleep(PAUSE).await;
@@ -72,7 +73,7 @@ pub async fn slow(attacker: &Arc<Attacker>, until: Instant) {
         let attacker = Arc::clone(attacker);
         held.spawn(async move {
             let Ok(mut stream) = attacker.connect().await else {
-                attacker.count("a slow connection", &Became::Closed);
+                attacker.count("a slow connection", Must::BeRefused, Became::Closed);
                 return;
             };
             let mut wrote = stream.write_all(at_once.as_bytes()).await;
@@ -84,7 +85,7 @@ pub async fn slow(attacker: &Arc<Attacker>, until: Instant) {
                 wrote = stream.write_all(&[byte]).await;
             }
             let became = wrote.map_or(Became::Closed, |()| Became::Silent);
-            attacker.count("a slow connection", &became);
+            attacker.count("a slow connection", Must::BeRefused, became);
             tokio::time::sleep_until(until).await;
         });
         tokio::time::sleep(Duration::from_millis(2)).await;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::attacker::{Attacker, Became};
+use super::attacker::Attacker;
+use super::tally::{Became, Must};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -46,7 +47,7 @@ pub async fn attack(attacker: &Arc<Attacker>, until: Instant) {
                 }
                 Err(_) => Became::Closed,
             };
-            attacker.count("HTTP/2", &became);
+            attacker.count("HTTP/2", Must::BeRefused, became);
             tokio::time::sleep(PAUSE).await;
         }
         if Instant::now() >= until {

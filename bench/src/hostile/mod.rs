@@ -4,15 +4,19 @@
 //! One process attacks from three addresses of this machine, at a rate that leaves the
 //! processor to both sides: what is looked for is what one message can do, not what a flood
 //! can. Every endpoint of the coordinator's table and every page is attacked, so that one that
-//! is added later is, too. Reads `/proc`, so it needs Linux.
+//! is added later is, too. Each request says what it must get: a refusal, a closed connection or
+//! nothing; or, where an honest client could send the same, anything but a server's fault. Reads
+//! `/proc`, so it needs Linux.
 
 mod attacker;
 mod bodies;
 mod held;
 mod honest;
 mod http2;
+mod lies;
 mod secrets;
 mod signatures;
+mod tally;
 mod targets;
 mod updates;
 
@@ -28,7 +32,7 @@ use crate::installation::Installation;
 use attacker::Attacker;
 use honest::Honest;
 
-pub use attacker::Tally;
+pub use tally::Tally;
 
 /// Most memory that a coordinator with these settings and a small model may ever hold: 100 MB for
 /// itself (docs/fleet.md), 4 MiB for the payloads of the attacker's assignment, and what
@@ -48,7 +52,8 @@ pub enum Kind {
     Contents,
     /// Signatures forged, replayed, of another node; tokens that are none.
     Signatures,
-    /// Updates, payloads and files that are none, from a node that holds an assignment.
+    /// Updates, payloads, commitments, openings and answers to audits that are none, from nodes
+    /// that are asked for them.
     Updates,
     /// Heads and bodies a byte at a time, and answers that nobody reads.
     Slow,
@@ -78,7 +83,7 @@ impl Kind {
             Self::Lengths => "wrong lengths",
             Self::Contents => "bombs, broken and deep JSON",
             Self::Signatures => "forged and replayed signatures",
-            Self::Updates => "broken updates and files",
+            Self::Updates => "broken updates, openings and audits",
             Self::Slow => "slow heads, bodies and readers",
             Self::HalfOpen => "3000 half-open connections",
             Self::Http2 => "HTTP/2 resets and endless heads",
@@ -186,11 +191,11 @@ pub async fn attack_all(each: Duration, connections: ConnectionSettings) -> Resu
     })
 }
 
-/// A run whose rounds are longer than any attack: nothing but the attack happens.
+/// A run that audits, whose rounds are longer than any attack: nothing but the attack happens.
 const RUN: &str = "name = \"besieged\"\ndataset = \"corpus\"\npreset = \"pico\"\nseed = 1\n\
     evaluate_every = 0\n[round]\nrounds = 2\nmin_workers = 1\nmax_workers = 8\nquorum = 1\n\
     duration_ms = 1800000\ngrace_ms = 1800000\nforming_ms = 0\nmax_blocks = 40\n\
-    silence_ms = 30000\n";
+    silence_ms = 30000\n[inner]\nstate = \"reset\"\n";
 
 fn median(times: &[Duration]) -> Result<Duration> {
     ensure!(!times.is_empty(), "no honest request was sent");

@@ -24,12 +24,20 @@ pub fn of(
             "the operator's token",
             installation.secret("operator.token")?,
         ),
-        ("the enrolment token", installation.secret("join.token")?),
+        (
+            "the machine's own token",
+            installation.secret("join.token")?,
+        ),
+        ("the enrolment token", honest.invitation.clone()),
         ("the honest node's key", hex(&honest.key)),
         ("the attacker's key", hex(&attacker.key)),
         (
             "the key of the attacker's worker",
             hex(&attacker.worker_key),
+        ),
+        (
+            "the key of the attacker's auditor",
+            hex(&attacker.auditor_key),
         ),
         ("a token that somebody tried", GUESS.to_owned()),
     ])

@@ -14,6 +14,7 @@ pub struct Target {
     pub path: String,
     pub access: Access,
     pub body: BodyRule,
+    pub is_page: bool,
 }
 
 /// All, with the names of what an honest node has in the places of parameters.
@@ -34,12 +35,14 @@ pub fn targets(run: RunId, node: NodeId, worker: WorkerId) -> Vec<Target> {
         path: fill(endpoint.path),
         access: endpoint.access,
         body: endpoint.body,
+        is_page: false,
     });
     let pages = pages().into_iter().map(|page| Target {
         method: "GET".to_owned(),
         path: fill(page),
         access: Access::Open,
         body: BodyRule::Empty,
+        is_page: true,
     });
     endpoints.chain(pages).collect()
 }

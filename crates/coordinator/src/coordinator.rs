@@ -1,6 +1,6 @@
 //! The running server: what handlers, drivers and the portal share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -249,6 +249,7 @@ impl Coordinator {
                         let left_out = state.members().filter(|(_, m)| m.left_out.is_some());
                         left_out.map(|(worker, _)| worker).collect()
                     },
+                    known: BTreeSet::new(),
                 }
             })
             .collect();
@@ -259,6 +260,7 @@ impl Coordinator {
             for (want, run) in wants.iter_mut().zip(&runs) {
                 let barred = memory.barred_from(run.id, &run.spec, now_unix_ms);
                 want.left_out.extend(barred);
+                want.known = memory.trusted_in(&run.spec, now_unix_ms);
             }
             memory.allocate(&wants, now_ms, WORKER_SILENCE_MS)
         };

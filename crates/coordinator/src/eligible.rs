@@ -1,6 +1,8 @@
 //! Which runs a node may join: decided here and nowhere else, from what the run's file says and
 //! what is known of the node.
 
+use std::collections::BTreeSet;
+
 use opengpu_protocol::standing::NoWork;
 use opengpu_protocol::{Nodes, RunSpec};
 use opengpu_rounds::{NodeId, RunId, WorkerId};
@@ -93,6 +95,16 @@ impl Memory {
                 let barred = known.barred_from(worker.node, run, spec, now_unix_ms);
                 barred.is_some()
             })
+        });
+        workers.map(|(id, _)| *id).collect()
+    }
+
+    /// Workers whose nodes are past the run's probation.
+    pub fn trusted_in(&self, spec: &RunSpec, now_unix_ms: u64) -> BTreeSet<WorkerId> {
+        let probation = spec.trust.probation_audits;
+        let workers = self.workers.iter().filter(|(_, worker)| {
+            let node = self.nodes.get(&worker.node);
+            node.is_some_and(|known| known.standing.is_trusted(probation, now_unix_ms))
         });
         workers.map(|(id, _)| *id).collect()
     }

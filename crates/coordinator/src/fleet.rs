@@ -95,6 +95,8 @@ pub struct Wants {
     pub members: BTreeSet<WorkerId>,
     /// Workers that it left out or does not take: they are given to other runs.
     pub left_out: BTreeSet<WorkerId>,
+    /// Workers whose nodes are past its probation: where places are short they are theirs.
+    pub known: BTreeSet<WorkerId>,
 }
 
 impl Fleet {
@@ -188,7 +190,8 @@ impl Memory {
 
     /// Gives free workers to the runs that want them, oldest run first, and takes workers
     /// from runs that are over when another wants them. A worker stays where it is while
-    /// its run is live. Returns whether anything changed.
+    /// its run is live, unless it is on probation and a known one needs the place. Returns
+    /// whether anything changed.
     pub fn allocate(&mut self, wants: &[Wants], now_ms: u64, silence_ms: u64) -> bool {
         let mut changed = false;
         let live: BTreeSet<RunId> = wants
@@ -224,39 +227,48 @@ impl Memory {
                 changed = true;
             }
         }
-        // A run's own members come back to it first, then anyone who is free.
         for want in wants
             .iter()
             .filter(|want| want.live)
             .chain(wants.iter().filter(|want| !want.live))
         {
-            let held = |workers: &BTreeMap<WorkerId, WorkerMemory>| {
-                workers
-                    .values()
-                    .filter(|memory| memory.run == Some(want.run))
-                    .count()
-            };
             let free = |memory: &WorkerMemory| match memory.run {
                 None => true,
                 Some(run) => want.live && !live.contains(&run),
             };
-            let mut count = held(&self.workers);
-            for strangers in [false, true] {
-                if strangers && !want.live {
-                    break;
-                }
-                for (worker, memory) in &mut self.workers {
-                    if count >= want.max_workers as usize {
+            let welcome = |worker: &WorkerId| {
+                (want.live || want.members.contains(worker)) && !want.left_out.contains(worker)
+            };
+            // The known come first, so that no number of fresh identities keeps them out; then a
+            // run's own members, then anyone who is free.
+            let coming = self
+                .workers
+                .iter()
+                .filter(|(worker, memory)| welcome(worker) && free(memory) && usable(memory));
+            let mut coming: Vec<WorkerId> = coming.map(|(worker, _)| *worker).collect();
+            coming.sort_by_key(|worker| {
+                let (known, member) = (&want.known, &want.members);
+                (!known.contains(worker), !member.contains(worker), *worker)
+            });
+            let held = self.workers.iter();
+            let held = held.filter(|(_, memory)| memory.run == Some(want.run));
+            let held: Vec<WorkerId> = held.map(|(worker, _)| *worker).collect();
+            let mut count = held.len();
+            let on_probation = held.into_iter().filter(|held| !want.known.contains(held));
+            // Those that came last make room first.
+            let mut on_probation = on_probation.rev();
+            for worker in coming {
+                if count < want.max_workers as usize {
+                    count += 1;
+                } else {
+                    let gives_way = want.live && want.known.contains(&worker);
+                    let Some(displaced) = gives_way.then(|| on_probation.next()).flatten() else {
                         break;
-                    }
-                    let member = want.members.contains(worker);
-                    let welcome = member != strangers && !want.left_out.contains(worker);
-                    if welcome && free(memory) && usable(memory) {
-                        memory.run = Some(want.run);
-                        count += 1;
-                        changed = true;
-                    }
+                    };
+                    give(&mut self.workers, displaced, None);
                 }
+                give(&mut self.workers, worker, Some(want.run));
+                changed = true;
             }
         }
         changed
@@ -268,6 +280,12 @@ impl Memory {
             .values()
             .filter(|memory| memory.heard && now_ms.saturating_sub(memory.heard_ms) <= silence_ms)
             .count()
+    }
+}
+
+fn give(workers: &mut BTreeMap<WorkerId, WorkerMemory>, worker: WorkerId, run: Option<RunId>) {
+    if let Some(memory) = workers.get_mut(&worker) {
+        memory.run = run;
     }
 }
 
@@ -311,7 +329,13 @@ mod tests {
             max_workers,
             members: members.iter().map(|id| WorkerId(*id)).collect(),
             left_out: BTreeSet::new(),
+            known: BTreeSet::new(),
         }
+    }
+
+    fn knows(want: Wants, known: &[u64]) -> Wants {
+        let known = known.iter().map(|id| WorkerId(*id)).collect();
+        Wants { known, ..want }
     }
 
     fn given(memory: &Memory) -> Vec<Option<u64>> {
@@ -345,6 +369,43 @@ mod tests {
         let mut memory = fleet(2);
         memory.allocate(&[wants(1, true, 1, &[2])], 0, 1000);
         assert_eq!(given(&memory), [None, Some(1)]);
+    }
+
+    #[test]
+    fn known_workers_take_the_places_of_those_on_probation_the_newest_first() {
+        let mut memory = fleet(5);
+        for late in [4, 5] {
+            if let Some(node) = memory.nodes.get_mut(&NodeId(late)) {
+                node.state = NodeState::Draining;
+            }
+        }
+        let want = knows(wants(1, true, 3, &[]), &[2, 4, 5]);
+        let both = [want, wants(2, true, 9, &[])];
+        memory.allocate(&both, 0, 1000);
+        assert_eq!(given(&memory), [Some(1), Some(1), Some(1), None, None]);
+        if let Some(node) = memory.nodes.get_mut(&NodeId(4)) {
+            node.state = NodeState::Active;
+        }
+        assert!(memory.allocate(&both, 0, 1000));
+        assert_eq!(given(&memory), [Some(1), Some(1), Some(2), Some(1), None]);
+        if let Some(node) = memory.nodes.get_mut(&NodeId(5)) {
+            node.state = NodeState::Active;
+        }
+        memory.allocate(&both, 0, 1000);
+        assert_eq!(
+            given(&memory),
+            [Some(2), Some(1), Some(2), Some(1), Some(1)]
+        );
+        assert!(!memory.allocate(&both, 0, 1000), "nobody goes to and fro");
+    }
+
+    #[test]
+    fn a_known_worker_takes_no_place_of_another_known_one() {
+        let mut memory = fleet(3);
+        let want = knows(wants(1, true, 2, &[3]), &[1, 2, 3]);
+        memory.allocate(std::slice::from_ref(&want), 0, 1000);
+        assert_eq!(given(&memory), [Some(1), None, Some(1)]);
+        assert!(!memory.allocate(&[want], 0, 1000));
     }
 
     #[test]

@@ -143,7 +143,7 @@ pub struct Up {
 
 #[derive(Args, Clone)]
 #[command(
-    after_help = "Examples:\n  opengpu serve\n  opengpu serve --listen 0.0.0.0:8470 --home /srv/opengpu\n  opengpu serve --database postgres://opengpu@localhost/opengpu\n  opengpu serve --enrolment approval               anyone may join, `opengpu node approve` lets them work\n  opengpu serve --config /etc/opengpu.toml\n  opengpu serve --json | jq -r .address            one line of JSON once it serves\n\nThe operator's token is in HOME/operator.token and a first enrolment token in HOME/join.token."
+    after_help = "Examples:\n  opengpu serve\n  opengpu serve --listen 0.0.0.0:8470 --home /srv/opengpu\n  opengpu serve --database postgres://opengpu@localhost/opengpu\n  opengpu serve --enrolment approval               anyone may join, `opengpu node approve` lets them work\n  opengpu serve --config /etc/opengpu.toml\n  opengpu serve --json | jq -r .address            one line of JSON once it serves\n\nThe operator's token is in HOME/operator.token. HOME/join.token is for your own machines: who enrols with it is trusted.\nWhere others can connect, a terminal gets a line with a token for 16 machines within 7 days, which are on probation."
 )]
 pub struct Serve {
     /// Settings in TOML: `listen`, `database` and `enrolment`, as below, and `limits` [default: HOME/config.toml, if it is there]

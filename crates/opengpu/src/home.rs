@@ -50,7 +50,7 @@ impl Home {
         self.0.join("operator.token")
     }
 
-    /// The first enrolment token.
+    /// The enrolment token of the operator's own machines.
     pub fn join_token_file(&self) -> PathBuf {
         self.0.join("join.token")
     }

@@ -140,6 +140,15 @@ impl Run {
                 if self.next_round == 0 {
                     return Some(opens_ms);
                 }
+                // With all places taken only the known are waited for.
+                let full = self.ready(now_ms, fleet).len() >= self.settings.max_workers as usize;
+                let trusted = |worker: &WorkerId| fleet.get(worker).is_some_and(|s| s.trusted);
+                let known: Vec<_> = awaited.iter().copied().filter(trusted).collect();
+                let awaited = if full && !known.is_empty() {
+                    known
+                } else {
+                    awaited
+                };
                 Some(opens_ms.min(self.all_silent_from(awaited.into_iter(), fleet)))
             }
             Phase::Training | Phase::Collecting => {

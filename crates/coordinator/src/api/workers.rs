@@ -3,7 +3,8 @@
 use axum::Json;
 use axum::extract::State;
 use opengpu_protocol::wire::{Activity, NO_WEIGHTS, Offer, Offered, Report, Reported};
-use opengpu_rounds::{Input, WorkerId};
+use opengpu_rounds::standing::PROBATION_AUDITS;
+use opengpu_rounds::{Input, NodeId, WorkerId};
 
 use super::error::{ApiError, ApiResult};
 use super::extract::{Parsed, Segments, SignedNode};
@@ -13,6 +14,8 @@ use crate::driver::{LiveRun, is_over};
 
 /// Devices that one node may offer.
 const MAX_DEVICES: u32 = 256;
+/// The same of a node that is not trusted: each is a worker, which takes a place in a run.
+const MAX_UNPROVEN_DEVICES: u32 = 16;
 
 /// `PUT /v1/workers/{device}`
 pub async fn offer(
@@ -30,6 +33,14 @@ pub async fn offer(
             ),
         ));
     }
+    if device >= MAX_UNPROVEN_DEVICES && !may_offer_more(&coordinator, node, device) {
+        return Err(ApiError::forbidden(
+            "too_many_devices",
+            format!(
+                "device {device} is one too many: a node that is not trusted yet offers those below {MAX_UNPROVEN_DEVICES}; it may offer {MAX_DEVICES} once {PROBATION_AUDITS} of its updates passed their audits, or the operator vouches for it, with `opengpu node vouch {node}`"
+            ),
+        ));
+    }
     let worker = coordinator
         .store()
         .worker_for(node, device, &offer)
@@ -43,6 +54,17 @@ pub async fn offer(
     coordinator.reallocate();
     coordinator.plans_changed();
     Ok(Json(Offered { worker }))
+}
+
+/// Whether a node is past its probation, or offered this device when it was.
+fn may_offer_more(coordinator: &Coordinator, node: NodeId, device: u32) -> bool {
+    let memory = coordinator.fleet().lock();
+    let mut offered = memory.workers.values();
+    memory
+        .nodes
+        .get(&node)
+        .is_some_and(|known| known.standing.is_trusted(PROBATION_AUDITS, unix_ms()))
+        || offered.any(|worker| worker.node == node && worker.device == device)
 }
 
 /// `POST /v1/workers/{worker}/report`
@@ -106,12 +128,7 @@ pub async fn report(
 }
 
 /// Whether the run takes the node. It was given no work then; its standing changed just now.
-fn is_taken(
-    coordinator: &Coordinator,
-    run: &LiveRun,
-    node: opengpu_rounds::NodeId,
-    worker: WorkerId,
-) -> bool {
+fn is_taken(coordinator: &Coordinator, run: &LiveRun, node: NodeId, worker: WorkerId) -> bool {
     let memory = coordinator.fleet().lock();
     let known = memory.nodes.get(&node);
     let barred = known.and_then(|known| known.barred_from(node, run.id, &run.spec, unix_ms()));
@@ -122,12 +139,7 @@ fn is_taken(
 }
 
 /// A worker that holds the weights takes part, and says when its error feedback was lost.
-async fn take_in(
-    run: &LiveRun,
-    node: opengpu_rounds::NodeId,
-    worker: WorkerId,
-    report: &Report,
-) -> ApiResult<()> {
+async fn take_in(run: &LiveRun, node: NodeId, worker: WorkerId, report: &Report) -> ApiResult<()> {
     let feedback = report.feedback;
     let input = {
         let state = run.state();
@@ -151,11 +163,7 @@ async fn take_in(
 }
 
 /// Refuses a worker that is not this node's.
-pub fn check(
-    coordinator: &Coordinator,
-    node: opengpu_rounds::NodeId,
-    worker: WorkerId,
-) -> ApiResult<()> {
+pub fn check(coordinator: &Coordinator, node: NodeId, worker: WorkerId) -> ApiResult<()> {
     let owner = coordinator
         .fleet()
         .lock()

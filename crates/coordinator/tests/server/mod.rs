@@ -12,6 +12,7 @@ mod enrolment;
 mod keys;
 mod lifecycle;
 mod limits;
+mod places;
 mod probe;
 mod ready;
 mod rejections;

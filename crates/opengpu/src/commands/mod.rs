@@ -3,6 +3,7 @@
 pub mod account;
 pub mod dataset;
 pub mod generate;
+mod invitation;
 pub mod join;
 pub mod key;
 pub mod ledger;

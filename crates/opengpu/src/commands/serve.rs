@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use futures::future::BoxFuture;
 use opengpu_coordinator::{Coordinator, EnrolmentPolicy, LimitSettings, ServeSettings};
 use opengpu_portal::Source;
-use opengpu_protocol::wire::RunView;
+use opengpu_protocol::{Client, wire::RunView};
 use opengpu_rounds::RunId;
 use opengpu_trainer_protocol::TrainerCommand;
 use serde::Deserialize;
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     cli::Serve,
+    commands::invitation::Invitation,
     home::{Home, read_line},
     open_files, shutdown,
 };
@@ -93,18 +94,27 @@ pub async fn run(home: &Home, json: bool, args: Serve) -> Result<()> {
     let address = format!("http://{}", reachable(bound.addr));
     std::fs::write(home.address_file(), &address)
         .with_context(|| format!("cannot write {}", home.address_file().display()))?;
+    let operator = read_line(
+        &home.operator_token_file(),
+        "the operator's token",
+        "start it again",
+    )?;
+    let operator = Client::operator(&address, &operator)?;
+    let on_terminal = std::io::stdout().is_terminal();
     let elsewhere = from_elsewhere(bound.addr);
-    let join = format!(
-        "opengpu join http://{elsewhere} --token {}",
-        join_token(home)?
-    );
+    let invitation = Invitation::make(home, bound.addr, elsewhere, &operator, on_terminal).await?;
     if json {
         // One line, flushed, for a program that reads along.
-        let told = serde_json::json!({ "address": address, "join": join });
+        let told = serde_json::json!({
+            "address": address, "join": invitation.join, "note": invitation.note,
+        });
         println!("{told}");
     } else {
         println!("serving at {address}");
-        println!("join with: {join}");
+        println!("join with: {}", invitation.join);
+        if let Some(note) = &invitation.note {
+            println!("{note}");
+        }
     }
     let stopped = bound.stopped().await;
     // A leftover address would only mislead; that it is gone already is no problem.
@@ -142,15 +152,6 @@ fn from_elsewhere(bound: SocketAddr) -> SocketAddr {
         || reachable(bound),
         |outward| SocketAddr::new(outward, bound.port()),
     )
-}
-
-/// The enrolment token for a person who reads along; a log gets only the name of its file.
-fn join_token(home: &Home) -> Result<String> {
-    let file = home.join_token_file();
-    if !std::io::stdout().is_terminal() {
-        return Ok(format!("$(cat {})", file.display()));
-    }
-    read_line(&file, "the enrolment token", "start it again")
 }
 
 /// The coordinator's runs, as the portal wants them.

@@ -40,9 +40,14 @@ impl Deciding<'_> {
             return;
         }
         let most = run.settings.max_workers as usize;
-        let nobody_awaited = run.next_round > 0 && run.awaited(self.now_ms, self.fleet).is_empty();
+        let awaited = run.awaited(self.now_ms, self.fleet);
+        let nobody_awaited = run.next_round > 0 && awaited.is_empty();
+        // Workers on probation fill no round while a known one still fetches the weights.
+        let known = ready.iter().filter(|worker| self.is_trusted(**worker));
+        let full = known.count() >= most
+            || (ready.len() >= most && !awaited.iter().any(|worker| self.is_trusted(*worker)));
         let over = run.opens_ms.is_some_and(|opens_ms| self.now_ms >= opens_ms);
-        if ready.len() >= most || nobody_awaited || over || run.settings.forming_ms == 0 {
+        if full || nobody_awaited || over || run.settings.forming_ms == 0 {
             self.open_round(ready);
         } else if run.opens_ms.is_none() {
             let opens_ms = self.now_ms + run.settings.forming_ms;
@@ -62,9 +67,13 @@ impl Deciding<'_> {
         let bound = run.settings.staleness_rounds;
         let deadline_ms = self.now_ms + run.settings.duration_ms;
         let most = run.settings.max_workers.max(1) as usize;
-        // Whoever waited longest goes first, so that with more workers than places all of
-        // them get their turn.
-        ready.sort_by_key(|worker| (run.members[worker].last_round, *worker));
+        // Known workers go first, so that no number of fresh identities takes a place of theirs.
+        // Among their like whoever waited longest does, so that with more workers than places all
+        // of them get their turn.
+        ready.sort_by_key(|worker| {
+            let last_round = run.members[worker].last_round;
+            (!self.is_trusted(*worker), last_round, *worker)
+        });
         ready.truncate(most);
         let stale = run
             .leases
@@ -85,6 +94,11 @@ impl Deciding<'_> {
         for worker in ready {
             self.assign(worker);
         }
+    }
+
+    /// Whether its updates are merged before they are audited.
+    fn is_trusted(&self, worker: WorkerId) -> bool {
+        self.fleet.get(&worker).is_some_and(|sight| sight.trusted)
     }
 
     /// Leases a worker the blocks it can finish until the deadline.
@@ -186,16 +200,15 @@ impl Deciding<'_> {
         }
         let assigned = run.rounds.back().map_or(0, |summary| summary.assigned);
         let places = run.settings.max_workers.max(1).saturating_sub(assigned) as usize;
-        let ready = run
-            .ready(self.now_ms, self.fleet)
-            .into_iter()
-            .filter(|worker| {
-                let speed = self.fleet.get(worker).map_or(0.0, |s| s.blocks_per_second);
-                // One assignment in a round, whatever became of it; and no round that would end
-                // before the first block does.
-                run.members[worker].last_round != Some(open.round)
-                    && speed * left_ms as f64 / 1000.0 >= 1.0
-            });
+        let mut ready = run.ready(self.now_ms, self.fleet);
+        ready.sort_by_key(|worker| (!self.is_trusted(*worker), *worker));
+        let ready = ready.into_iter().filter(|worker| {
+            let speed = self.fleet.get(worker).map_or(0.0, |s| s.blocks_per_second);
+            // One assignment in a round, whatever became of it; and no round that would end
+            // before the first block does.
+            run.members[worker].last_round != Some(open.round)
+                && speed * left_ms as f64 / 1000.0 >= 1.0
+        });
         let chosen: Vec<_> = ready.take(places).collect();
         for worker in chosen {
             self.assign(worker);

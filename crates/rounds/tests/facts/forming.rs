@@ -147,6 +147,83 @@ fn more_workers_than_places_take_turns() {
     assert_eq!(turns, [[1, 2], [3, 4], [1, 2], [3, 4]]);
 }
 
+/// Two places, workers 1 to 4 on probation, 5 and 6 known.
+fn flooded() -> Story {
+    let tight = RoundSettings {
+        min_workers: 2,
+        max_workers: 2,
+        ..settings()
+    };
+    let mut story = Story::new(tight);
+    for worker in 1..=6 {
+        story.join(worker).unwrap();
+        story.see(worker, 1.0);
+    }
+    on_probation(&mut story);
+    story.act(Input::Start).unwrap();
+    story
+}
+
+fn on_probation(story: &mut Story) {
+    for worker in 1..=4 {
+        story.fleet.get_mut(&WorkerId(worker)).unwrap().trusted = false;
+    }
+}
+
+fn at_work(story: &Story) -> Vec<u64> {
+    let working = |worker: &u64| story.assignment(*worker).is_some();
+    (1..=6).filter(working).collect()
+}
+
+#[test]
+fn workers_on_probation_take_no_place_of_a_known_one_however_long_they_waited() {
+    let mut story = flooded();
+    for _ in 0..3 {
+        assert_eq!(at_work(&story), [5, 6]);
+        for worker in [5, 6] {
+            story.update(worker);
+        }
+        story.merge();
+        story.all_fetch();
+    }
+}
+
+#[test]
+fn workers_on_probation_do_not_fill_a_round_while_a_known_one_still_fetches() {
+    let mut story = flooded();
+    for worker in [5, 6] {
+        story.update(worker);
+    }
+    let made = story.merge();
+    for worker in 1..=5 {
+        story.see_with(worker, 1.0, Some(made));
+        on_probation(&mut story);
+    }
+    story.see_with(6, 1.0, Some(made));
+    assert_eq!(at_work(&story), [5, 6]);
+}
+
+#[test]
+fn places_that_no_known_worker_takes_go_to_those_on_probation_in_turn() {
+    let mut story = flooded();
+    let leave = Input::Leave {
+        worker: WorkerId(6),
+        reason: "its owner plays a game".into(),
+    };
+    let mut turns = Vec::new();
+    for _ in 0..3 {
+        let turn = at_work(&story);
+        for worker in &turn {
+            story.update(*worker);
+        }
+        story.act(leave.clone()).unwrap();
+        story.merge();
+        story.all_fetch();
+        turns.push(turn);
+    }
+    assert_eq!(turns, [vec![5, 6], vec![1, 5], vec![2, 5]]);
+}
+
 #[test]
 fn each_worker_gets_the_blocks_its_speed_fits_before_the_deadline() {
     let mut story = Story::started(settings(), 0);
