@@ -103,6 +103,8 @@ async fn connect_sqlite(path: &Path, connections: u32) -> Result<DatabaseConnect
                 // commits when the power fails, after an agent was told that its update
                 // counts. See docs/storage.md for what it costs.
                 .pragma("synchronous", "FULL")
+                // The name of an erased account does not stay in a free place of its page.
+                .pragma("secure_delete", "FAST")
                 .pragma("journal_size_limit", "67108864")
         });
     Ok(Database::connect(options).await?)
