@@ -17,14 +17,14 @@ use super::{Answer, signed, unsigned};
 
 /// Whose it is.
 enum Owner {
-    Node(SigningKey, NodeId),
+    Node(Box<SigningKey>, NodeId),
     /// No node may have it, not even the one that made it.
     Operator,
 }
 
 impl From<&Worker> for Owner {
     fn from(worker: &Worker) -> Self {
-        Self::Node(worker.key.clone(), worker.node)
+        Self::Node(Box::new(worker.key.clone()), worker.node)
     }
 }
 
@@ -113,7 +113,7 @@ async fn requests(
         Vec::new(),
     );
     about(
-        Owner::Node(key(91), banned),
+        Owner::Node(Box::new(key(91)), banned),
         "POST",
         "/v1/appeals",
         "/v1/appeals".to_owned(),
