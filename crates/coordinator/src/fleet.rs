@@ -95,7 +95,7 @@ pub struct Wants {
     pub members: BTreeSet<WorkerId>,
     /// Workers that it left out or does not take: they are given to other runs.
     pub left_out: BTreeSet<WorkerId>,
-    /// Workers whose nodes are past its probation: where places are short they are theirs.
+    /// Workers whose nodes are past its probation: they get as many places as if they were alone.
     pub known: BTreeSet<WorkerId>,
 }
 
@@ -190,8 +190,7 @@ impl Memory {
 
     /// Gives free workers to the runs that want them, oldest run first, and takes workers
     /// from runs that are over when another wants them. A worker stays where it is while
-    /// its run is live, unless it is on probation and a known one needs the place. Returns
-    /// whether anything changed.
+    /// its run is live. Returns whether anything changed.
     pub fn allocate(&mut self, wants: &[Wants], now_ms: u64, silence_ms: u64) -> bool {
         let mut changed = false;
         let live: BTreeSet<RunId> = wants
@@ -250,25 +249,26 @@ impl Memory {
                 let (known, member) = (&want.known, &want.members);
                 (!known.contains(worker), !member.contains(worker), *worker)
             });
+            // A known worker finds a place whoever has the others: those on probation only keep other
+            // newcomers out. The run's rounds give their places to the known first as well.
             let held = self.workers.iter();
             let held = held.filter(|(_, memory)| memory.run == Some(want.run));
-            let held: Vec<WorkerId> = held.map(|(worker, _)| *worker).collect();
-            let mut count = held.len();
-            let on_probation = held.into_iter().filter(|held| !want.known.contains(held));
-            // Those that came last make room first.
-            let mut on_probation = on_probation.rev();
+            let (mut all, mut known) = (0, 0);
+            for (worker, _) in held {
+                all += 1;
+                known += u32::from(want.known.contains(worker));
+            }
             for worker in coming {
-                if count < want.max_workers as usize {
-                    count += 1;
-                } else {
-                    let gives_way = want.live && want.known.contains(&worker);
-                    let Some(displaced) = gives_way.then(|| on_probation.next()).flatten() else {
-                        break;
-                    };
-                    give(&mut self.workers, displaced, None);
+                let is_known = want.known.contains(&worker);
+                let taken = if is_known { known } else { all };
+                if taken < want.max_workers
+                    && let Some(memory) = self.workers.get_mut(&worker)
+                {
+                    memory.run = Some(want.run);
+                    all += 1;
+                    known += u32::from(is_known);
+                    changed = true;
                 }
-                give(&mut self.workers, worker, Some(want.run));
-                changed = true;
             }
         }
         changed
@@ -280,12 +280,6 @@ impl Memory {
             .values()
             .filter(|memory| memory.heard && now_ms.saturating_sub(memory.heard_ms) <= silence_ms)
             .count()
-    }
-}
-
-fn give(workers: &mut BTreeMap<WorkerId, WorkerMemory>, worker: WorkerId, run: Option<RunId>) {
-    if let Some(memory) = workers.get_mut(&worker) {
-        memory.run = run;
     }
 }
 
@@ -372,31 +366,25 @@ mod tests {
     }
 
     #[test]
-    fn known_workers_take_the_places_of_those_on_probation_the_newest_first() {
+    fn workers_on_probation_keep_no_known_one_out_and_are_not_sent_away() {
         let mut memory = fleet(5);
-        for late in [4, 5] {
+        for late in [3, 4, 5] {
             if let Some(node) = memory.nodes.get_mut(&NodeId(late)) {
                 node.state = NodeState::Draining;
             }
         }
-        let want = knows(wants(1, true, 3, &[]), &[2, 4, 5]);
-        let both = [want, wants(2, true, 9, &[])];
-        memory.allocate(&both, 0, 1000);
-        assert_eq!(given(&memory), [Some(1), Some(1), Some(1), None, None]);
-        if let Some(node) = memory.nodes.get_mut(&NodeId(4)) {
-            node.state = NodeState::Active;
+        let tight = [knows(wants(1, true, 2, &[]), &[3, 4])];
+        memory.allocate(&tight, 0, 1000);
+        assert_eq!(given(&memory), [Some(1), Some(1), None, None, None]);
+        for late in [3, 4, 5] {
+            if let Some(node) = memory.nodes.get_mut(&NodeId(late)) {
+                node.state = NodeState::Active;
+            }
         }
-        assert!(memory.allocate(&both, 0, 1000));
-        assert_eq!(given(&memory), [Some(1), Some(1), Some(2), Some(1), None]);
-        if let Some(node) = memory.nodes.get_mut(&NodeId(5)) {
-            node.state = NodeState::Active;
-        }
-        memory.allocate(&both, 0, 1000);
-        assert_eq!(
-            given(&memory),
-            [Some(2), Some(1), Some(2), Some(1), Some(1)]
-        );
-        assert!(!memory.allocate(&both, 0, 1000), "nobody goes to and fro");
+        assert!(memory.allocate(&tight, 0, 1000));
+        // The fifth is on probation, too, and there are more than two.
+        assert_eq!(given(&memory), [Some(1), Some(1), Some(1), Some(1), None]);
+        assert!(!memory.allocate(&tight, 0, 1000));
     }
 
     #[test]

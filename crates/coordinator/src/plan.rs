@@ -40,18 +40,15 @@ pub fn plan_of(coordinator: &Coordinator, node: NodeId) -> Option<Plan> {
     if state == NodeState::Banned {
         return None;
     }
-    let taking = runs.iter().zip(&barred).filter(|(_, why)| why.is_none());
-    let open: Vec<_> = taking.map(|(run, _)| Arc::clone(run)).collect();
     let idle = state == NodeState::Active && workers.iter().all(|(_, _, run)| run.is_none());
     let no_work = idle.then(|| taken_by_none(&runs, barred)).flatten();
     let now_ms = coordinator.clock().now_ms();
     let workers = workers
         .into_iter()
         .map(|(worker, device, run)| {
-            let given = run.and_then(|run| coordinator.run(run));
-            // One whose place a known worker took finishes what it holds, and opens what was drawn.
-            let owed = || open.iter().find(|run| owes(run, worker)).cloned();
-            let run = given.or_else(owed).filter(|_| may_work(state));
+            let run = run
+                .filter(|_| may_work(state))
+                .and_then(|run| coordinator.run(run));
             let run = run.and_then(|run| run_plan(&run, worker, now_ms));
             WorkerPlan {
                 worker,
@@ -77,15 +74,6 @@ fn taken_by_none(runs: &[Arc<LiveRun>], barred: Vec<Option<NoWork>>) -> Option<N
     let mut reasons = reasons.map(|(_, why)| why);
     let first = reasons.next()??;
     reasons.all(|why| why.is_some()).then_some(first)
-}
-
-/// Whether the run still waits for an update or for openings of a worker.
-fn owes(run: &LiveRun, worker: WorkerId) -> bool {
-    let state = run.state();
-    let mut audits = state.audits();
-    !run.is_over()
-        && (state.assignment_of(worker).is_some()
-            || audits.any(|(_, audit)| audit.worker == worker && audit.openings.is_none()))
 }
 
 fn run_plan(run: &LiveRun, worker: WorkerId, now_ms: u64) -> Option<RunPlan> {

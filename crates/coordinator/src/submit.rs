@@ -14,7 +14,7 @@ use crate::store::CreateRunError;
 
 /// Makes the run, in phase Draft; its first weights are made beside.
 pub async fn submit(coordinator: &Coordinator, spec: RunSpec) -> ApiResult<Arc<LiveRun>> {
-    spec.check()
+    spec.check_new()
         .map_err(|error| ApiError::unacceptable("bad_run", error.to_string()))?;
     let store = coordinator.store();
     let dataset = store
@@ -28,7 +28,7 @@ pub async fn submit(coordinator: &Coordinator, spec: RunSpec) -> ApiResult<Arc<L
         )
     })?;
     let spec = complete(spec, &dataset)?;
-    spec.check()
+    spec.check_new()
         .map_err(|error| ApiError::unacceptable("bad_run", error.to_string()))?;
     let created = Run::create(spec.round.clone(), coordinator.clock().now_ms());
     let id = match store.create_run(&spec, &[created]).await {

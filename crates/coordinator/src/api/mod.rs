@@ -55,7 +55,7 @@ pub fn router(coordinator: &Coordinator, extra: Router) -> Router {
             endpoint.route.layer(from_fn_with_state(gate, gate::pass)),
         );
     }
-    // What is asked of no endpoint counts as well.
+    // Pages, and addresses below /v1 that are no endpoint, count as well.
     let counted = || from_fn_with_state(coordinator.clone(), gate::pass_anyone);
     // Unknown addresses below /v1 are refused as JSON; everything else may be a page.
     let api = api

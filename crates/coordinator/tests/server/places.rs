@@ -47,7 +47,7 @@ async fn until_it_has_a_run(plans: &mut Directives, wanted: bool) {
 }
 
 #[tokio::test]
-async fn a_known_worker_takes_the_last_place_of_one_on_probation() {
+async fn a_known_worker_finds_a_place_where_those_on_probation_have_all() {
     let server = Server::start().await;
     server.dataset("noise", 512).await;
     let mut tight = spec("tight", "noise", 3, 1);
@@ -64,7 +64,12 @@ async fn a_known_worker_takes_the_last_place_of_one_on_probation() {
     let mut plans = known.directives(silence).await.unwrap();
     known.offer(0, &offer()).await.unwrap();
     until_it_has_a_run(&mut plans, true).await;
-    until_it_has_a_run(&mut strangers, false).await;
+
+    // Another stranger finds none.
+    let (_, late) = newcomer(&server, 3).await;
+    let mut lates = late.directives(silence).await.unwrap();
+    late.offer(0, &offer()).await.unwrap();
+    until_it_has_a_run(&mut lates, false).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     io::{Read, Write},
     net::TcpStream,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use opengpu_protocol::{
@@ -104,12 +104,25 @@ fn get(cluster: &Cluster, path: &str, token: Option<&str>) -> String {
     });
     let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{proof}Connection: close\r\n\r\n");
     connection.write_all(head.as_bytes()).unwrap();
-    if path.ends_with("/events") {
-        let moment = Duration::from_secs(2);
-        connection.set_read_timeout(Some(moment)).unwrap();
-    }
     let mut answer = Vec::new();
-    // A stream has no end: what came before the time was up is kept.
-    let _ = connection.read_to_end(&mut answer);
+    if path.ends_with("/events") {
+        // A stream has no end: what comes within two seconds, or later if nothing does.
+        let wait = Duration::from_millis(100);
+        connection.set_read_timeout(Some(wait)).unwrap();
+        let started = Instant::now();
+        let has_begun = |answer: &[u8]| answer.windows(5).any(|bytes| bytes == b"data:");
+        while started.elapsed() < Duration::from_secs(2) || !has_begun(&answer) {
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "{path} shows nothing"
+            );
+            let mut piece = [0; 65_536];
+            if let Ok(length) = connection.read(&mut piece) {
+                answer.extend_from_slice(&piece[..length]);
+            }
+        }
+    } else {
+        connection.read_to_end(&mut answer).unwrap();
+    }
     String::from_utf8_lossy(&answer).into_owned()
 }
