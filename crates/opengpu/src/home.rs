@@ -45,6 +45,14 @@ impl Home {
         self.0.join("address")
     }
 
+    /// Writes the address file whole: whoever waits for it reads it as soon as it is there.
+    pub fn tell_address(&self, address: &str) -> Result<()> {
+        let (file, fresh) = (self.address_file(), self.0.join("address.new"));
+        std::fs::write(&fresh, address)
+            .and_then(|()| std::fs::rename(&fresh, &file))
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
     /// The operator's token.
     pub fn operator_token_file(&self) -> PathBuf {
         self.0.join("operator.token")

@@ -92,8 +92,7 @@ pub async fn run(home: &Home, json: bool, args: Serve) -> Result<()> {
     })
     .await?;
     let address = format!("http://{}", reachable(bound.addr));
-    std::fs::write(home.address_file(), &address)
-        .with_context(|| format!("cannot write {}", home.address_file().display()))?;
+    home.tell_address(&address)?;
     let operator = read_line(
         &home.operator_token_file(),
         "the operator's token",
