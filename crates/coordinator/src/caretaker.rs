@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use opengpu_rounds::{Input, NodeId};
+use opengpu_rounds::{Input, NodeId, WorkerId};
 
 use crate::Coordinator;
 use crate::clock::unix_ms;
@@ -44,7 +44,7 @@ pub async fn send_away_all(coordinator: &Coordinator) {
 /// Workers that leave a run: those of nodes that were stopped, with all that waits of theirs, those
 /// of draining nodes that hold nothing any more, and those that another run has.
 async fn send_away(coordinator: &Coordinator, run: &LiveRun) {
-    let leaving: Vec<Input> = {
+    let leaving: Vec<(WorkerId, Input)> = {
         let memory = coordinator.fleet().lock();
         let state = run.state();
         let members = state.members();
@@ -59,7 +59,7 @@ async fn send_away(coordinator: &Coordinator, run: &LiveRun) {
                 if let Some(what) = shut_out {
                     let reason = format!("node {} {what}", member.node);
                     let concerned = member.present || state.waiting_of(worker).next().is_some();
-                    return concerned.then_some(Input::Expel { worker, reason });
+                    return concerned.then_some((worker, Input::Expel { worker, reason }));
                 }
                 let holds_nothing = state.assignment_of(worker).is_none();
                 let elsewhere = known.run.filter(|other| *other != run.id);
@@ -76,13 +76,13 @@ async fn send_away(coordinator: &Coordinator, run: &LiveRun) {
                         _ => return None,
                     },
                 };
-                Some(Input::Leave { worker, reason })
+                Some((worker, Input::Leave { worker, reason }))
             })
             .collect()
     };
-    for input in leaving {
+    for (worker, input) in leaving {
         if let Err(error) = run.ask(input, None).await {
-            tracing::debug!(run = %run.id, %error, "a worker could not be sent away yet");
+            tracing::debug!(run = %run.id, %worker, %error, "a worker could not be sent away yet");
         }
     }
 }

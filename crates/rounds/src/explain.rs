@@ -3,6 +3,7 @@
 //! A waiting system that can't say why is the first thing its users complain about, so every
 //! sentence names the number that is missing.
 
+use crate::input::is_trusted;
 use crate::{Fleet, Phase, Regard, Run, WorkerId};
 
 impl Run {
@@ -142,7 +143,7 @@ impl Run {
                 }
                 // With all places taken only the known are waited for.
                 let full = self.ready(now_ms, fleet).len() >= self.settings.max_workers as usize;
-                let trusted = |worker: &WorkerId| fleet.get(worker).is_some_and(|s| s.trusted);
+                let trusted = |worker: &WorkerId| is_trusted(fleet, *worker);
                 let known: Vec<_> = awaited.iter().copied().filter(trusted).collect();
                 let awaited = if full && !known.is_empty() {
                     known

@@ -205,6 +205,11 @@ pub struct WorkerSight {
 /// What is known of each worker. A worker that is not in it counts as silent.
 pub type Fleet = BTreeMap<WorkerId, WorkerSight>;
 
+/// Whether a worker's updates are merged before they are audited.
+pub(crate) fn is_trusted(fleet: &Fleet, worker: WorkerId) -> bool {
+    fleet.get(&worker).is_some_and(|sight| sight.trusted)
+}
+
 /// The fleet as a coordinator that just started should assume it: every member may still be
 /// there, none is known to be ready. Without it a restart would take everyone for silent.
 pub fn fleet_after_restart(run: &Run, now_ms: u64) -> Fleet {

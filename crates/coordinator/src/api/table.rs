@@ -319,14 +319,14 @@ mod tests {
             let mut need = |name: &'static str, kinds: &[&str], target: &str| {
                 // These have targets of their own (`payload`, `openings`, `again`, `ledger`,
                 // `directives`), or nobody here reads them.
-                let is_media_type = [
+                let media_types = [
                     "application/json",
                     "application/octet-stream",
                     "application/openmetrics-text",
                     "application/x-ndjson",
                     "text/plain",
                 ];
-                if !is_media_type.contains(&name) && !kinds.contains(&name) {
+                if !media_types.contains(&name) && !kinds.contains(&name) {
                     missing.push(format!("{target} does not try {name}"));
                 }
             };

@@ -2,6 +2,7 @@
 
 use super::Deciding;
 use crate::explain::{count, seconds};
+use crate::input::is_trusted;
 use crate::{AssignmentId, BlockRange, EventKind, Phase, WorkerId};
 
 /// A worker that becomes ready during a round gets work if at least this part of the round's
@@ -43,9 +44,12 @@ impl Deciding<'_> {
         let awaited = run.awaited(self.now_ms, self.fleet);
         let nobody_awaited = run.next_round > 0 && awaited.is_empty();
         // Workers on probation fill no round while a known one still fetches the weights.
-        let known = ready.iter().filter(|worker| self.is_trusted(**worker));
+        let known = ready
+            .iter()
+            .filter(|worker| is_trusted(self.fleet, **worker));
         let full = known.count() >= most
-            || (ready.len() >= most && !awaited.iter().any(|worker| self.is_trusted(*worker)));
+            || (ready.len() >= most
+                && !awaited.iter().any(|worker| is_trusted(self.fleet, *worker)));
         let over = run.opens_ms.is_some_and(|opens_ms| self.now_ms >= opens_ms);
         if full || nobody_awaited || over || run.settings.forming_ms == 0 {
             self.open_round(ready);
@@ -72,7 +76,7 @@ impl Deciding<'_> {
         // of them get their turn.
         ready.sort_by_key(|worker| {
             let last_round = run.members[worker].last_round;
-            (!self.is_trusted(*worker), last_round, *worker)
+            (!is_trusted(self.fleet, *worker), last_round, *worker)
         });
         ready.truncate(most);
         let stale = run
@@ -94,11 +98,6 @@ impl Deciding<'_> {
         for worker in ready {
             self.assign(worker);
         }
-    }
-
-    /// Whether its updates are merged before they are audited.
-    fn is_trusted(&self, worker: WorkerId) -> bool {
-        self.fleet.get(&worker).is_some_and(|sight| sight.trusted)
     }
 
     /// Leases a worker the blocks it can finish until the deadline.
@@ -201,7 +200,7 @@ impl Deciding<'_> {
         let assigned = run.rounds.back().map_or(0, |summary| summary.assigned);
         let places = run.settings.max_workers.max(1).saturating_sub(assigned) as usize;
         let mut ready = run.ready(self.now_ms, self.fleet);
-        ready.sort_by_key(|worker| (!self.is_trusted(*worker), *worker));
+        ready.sort_by_key(|worker| (!is_trusted(self.fleet, *worker), *worker));
         let ready = ready.into_iter().filter(|worker| {
             let speed = self.fleet.get(worker).map_or(0.0, |s| s.blocks_per_second);
             // One assignment in a round, whatever became of it; and no round that would end

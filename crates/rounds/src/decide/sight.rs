@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::input::is_trusted;
 use crate::{AssignmentId, Fleet, Lease, Run, WorkerId};
 
 impl Run {
@@ -106,7 +107,7 @@ impl Run {
         round: u64,
         fleet: &'a Fleet,
     ) -> impl Iterator<Item = WorkerId> + 'a {
-        let trusted = move |worker: &WorkerId| fleet.get(worker).is_some_and(|sight| sight.trusted);
+        let trusted = move |worker: &WorkerId| is_trusted(fleet, *worker);
         let others = self.settings.audit.enabled
             && self
                 .members

@@ -65,6 +65,7 @@ impl Invariants {
         else {
             return Ok(());
         };
+        let merging = self.is_merging(*assignment);
         let given = self
             .given
             .get_mut(assignment)
@@ -79,7 +80,6 @@ impl Invariants {
         if failed && let Some(credited) = self.credited.get_mut(&given.worker) {
             *credited -= given.tokens;
         }
-        let merging = self.merged.contains(assignment) || self.closing.contains(assignment);
         let dropped = failed || (given.held && !merge);
         given.held = false;
         if let Some((completed, true, _)) = given.accepted
@@ -102,11 +102,11 @@ impl Invariants {
         ensure(!reason.is_empty(), || {
             "an update dropped without a reason".into()
         })?;
+        let merging = self.is_merging(assignment);
         let given = self
             .given
             .get_mut(&assignment)
             .ok_or("an unknown update dropped")?;
-        let merging = self.merged.contains(&assignment) || self.closing.contains(&assignment);
         let Some((completed, true, _)) = given.accepted.filter(|_| !merging) else {
             return Err(format!("update {assignment} did not wait"));
         };
@@ -117,5 +117,10 @@ impl Invariants {
             self.held.remove(&block);
         }
         Ok(())
+    }
+
+    /// Whether a merge has it, or the one under way takes it.
+    fn is_merging(&self, assignment: AssignmentId) -> bool {
+        self.merged.contains(&assignment) || self.closing.contains(&assignment)
     }
 }
