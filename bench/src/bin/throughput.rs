@@ -162,6 +162,7 @@ impl<'a> Merging<'a> {
             nesterov: false,
             clip_to_median_norm: true,
             aggregator,
+            direction: true,
         };
         let weighted = payloads.iter().map(|payload| Weighted {
             payload,

@@ -91,9 +91,13 @@ pub fn merge_round(
         Clipping::none(&norms, &shares)
     };
     let records: Vec<_> = updates.iter().map(|update| update.record).collect();
-    let regards = settings
-        .aggregator
-        .weigh(layout, &payloads, &clipping, &shares, &records);
+    let regards = settings.aggregator.weigh(
+        settings.direction,
+        layout,
+        (&payloads, &clipping),
+        &shares,
+        &records,
+    );
     let shares: Vec<f32> = regards.iter().map(|regard| regard.share).collect();
 
     let round = Round {

@@ -26,6 +26,9 @@ pub struct OuterSettings {
     pub clip_to_median_norm: bool,
     /// How the updates are weighed against each other.
     pub aggregator: Aggregator,
+    /// Whether updates that point away from most of their round count less or nothing, before
+    /// the aggregator looks at what is left. The mean never asks, the trust-weighted one always.
+    pub direction: bool,
 }
 
 impl OuterSettings {

@@ -178,6 +178,11 @@ fn check_trust(trust: &TrustSettings, sync: &SyncSettings) -> Result<(), SpecErr
             it needs sync.clip_to_median_norm = true, which limits lengths";
         return field("trust.aggregator", problem.to_owned());
     }
+    if trust.aggregator == Aggregator::TrustWeighted && !trust.direction {
+        let problem = "trust-weighted is the mean of updates weighed by their direction; \
+            without directions write trust.aggregator = \"mean\"";
+        return field("trust.direction", problem.to_owned());
+    }
     Ok(())
 }
 
@@ -333,6 +338,7 @@ mod tests {
             ("trust.aggregator", |spec| {
                 spec.sync.clip_to_median_norm = false
             }),
+            ("trust.direction", |spec| spec.trust.direction = false),
             ("trust.probe_sequences", |spec| {
                 spec.trust.probe_sequences = 257
             }),

@@ -60,6 +60,9 @@ fn default_checkpoint_every() -> u64 {
 pub struct TrustSettings {
     /// How the updates of a round are weighed against each other.
     pub aggregator: Aggregator,
+    /// Whether updates that point away from most of their round count less or nothing with the
+    /// other rules too, before they weigh what is left; not with `mean`, which is the control.
+    pub direction: bool,
     /// Part of the weight that `trimmed-mean` leaves out at each end.
     pub trimmed_part: f32,
     /// Part of the updates of trusted nodes that is trained again and compared, in runs whose
@@ -112,6 +115,7 @@ impl Default for TrustSettings {
     fn default() -> Self {
         Self {
             aggregator: Aggregator::TrustWeighted,
+            direction: true,
             trimmed_part: 0.25,
             audit_rate: 0.1,
             audit_chunks: 8,
@@ -220,6 +224,7 @@ pub fn outer_settings(sync: &SyncSettings, trust: &TrustSettings) -> opengpu_mer
             Aggregator::CentredClipping => Rule::CentredClipping,
             Aggregator::TrustWeighted => Rule::TrustWeighted,
         },
+        direction: trust.direction,
     }
 }
 

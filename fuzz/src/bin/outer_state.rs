@@ -22,6 +22,7 @@ fn settings(choice: u8) -> OuterSettings {
         nesterov: false,
         clip_to_median_norm: false,
         aggregator: Aggregator::Mean,
+        direction: false,
     }
 }
 

@@ -52,6 +52,9 @@ struct Part {
     /// Clip to the median norm, as is the default.
     #[serde(default = "yes")]
     clip: bool,
+    /// Look at directions before the rule, as is the default; without it the rule is alone.
+    #[serde(default = "yes")]
+    direction: bool,
     /// Audit updates. The optimiser then starts at zero in each round, of clean runs too.
     #[serde(default)]
     audits: bool,
@@ -74,6 +77,7 @@ pub struct Row {
     pub workers: u64,
     pub aggregator: Aggregator,
     clip: bool,
+    direction: bool,
     audits: bool,
     newcomers: bool,
     pub hostile: Option<Hostile>,
@@ -136,6 +140,7 @@ impl Grid {
             workers: part.workers,
             aggregator,
             clip: part.clip,
+            direction: part.direction,
             audits: part.audits,
             newcomers: part.newcomers && hostile.is_some(),
             hostile,
@@ -165,6 +170,7 @@ impl Grid {
                 keep_unsent: 0.0,
                 trust: Some(TrustSettings {
                     aggregator,
+                    direction: part.direction,
                     ..TrustSettings::default()
                 }),
                 hostile,
@@ -204,8 +210,9 @@ impl Row {
     }
 
     pub fn rule(&self) -> String {
+        let alone = if self.direction { "" } else { " alone" };
         let clip = if self.clip { "" } else { ", no clipping" };
-        format!("{}{clip}", word(&self.aggregator))
+        format!("{}{alone}{clip}", word(&self.aggregator))
     }
 
     pub fn checks(&self) -> &'static str {

@@ -15,6 +15,9 @@ const ITERATIONS: usize = 3;
 pub(super) fn coefficients(geometry: &Geometry, shares: &[f64]) -> Vec<f64> {
     let total: f64 = shares.iter().sum();
     let mut centre = vec![0.0; geometry.updates()];
+    if total == 0.0 {
+        return centre;
+    }
     for _ in 0..ITERATIONS {
         let distances = geometry.distances(&centre);
         let radius = weighted_median(&distances, shares);

@@ -15,6 +15,11 @@
 //! | centred clipping | less than 1/2 | the distance | Karimireddy et al. 2021 |
 //! | trust-weighted | less than 1/2, where the honest agree pair by pair | the direction; clipping bounds the length | RoDiLoCo; here with medians of cosines |
 //!
+//! Before a rule other than the mean looks at lengths and distances, *directions* are looked at
+//! ([`crate::OuterSettings::direction`]): who points away from most of its round counts less or
+//! nothing ([`trust`]). The trust-weighted rule is the mean of what that leaves. The table is
+//! about the rules alone.
+//!
 //! [`Aggregator::breakdown_point`] is this column as a number. The trimmed mean's is one of a
 //! coordinate's senders, whom an attacker can choose in sparse updates; the others' is one of
 //! the round. A bound on the distance says little about the direction where honest updates
@@ -101,13 +106,14 @@ impl Aggregator {
         }
     }
 
-    /// Weighs the updates of a round. `shares` are their parts of its weight, `records` the
-    /// running agreements of their workers, where there are any.
+    /// Weighs the updates of a round. `direction` is [`crate::OuterSettings::direction`],
+    /// `shares` are their parts of its weight, `records` the running agreements of their
+    /// workers, where there are any.
     pub(crate) fn weigh(
         self,
+        direction: bool,
         layout: &Layout,
-        payloads: &[Payload],
-        clipping: &Clipping,
+        (payloads, clipping): (&[Payload], &Clipping),
         shares: &[f32],
         records: &[Option<f32>],
     ) -> Vec<Regard> {
@@ -135,14 +141,25 @@ impl Aggregator {
                 regard.record = found.map(|found| record(records[update], found));
             }
         }
+        let directed = self == Self::TrustWeighted || direction && self != Self::Mean;
+        let trusted =
+            directed.then(|| trust::coefficients(&geometry, &counts, records, &mut regards));
+        let weights = trusted.as_ref().unwrap_or(&counts);
         let coefficients = match self {
-            Self::Mean | Self::TrimmedMean { .. } => return regards,
-            Self::GeometricMedian => geometric_median::coefficients(&geometry, &counts),
-            Self::CentredClipping => centred_clipping::coefficients(&geometry, &counts),
-            Self::TrustWeighted => trust::coefficients(&geometry, &counts, records, &mut regards),
+            Self::GeometricMedian => geometric_median::coefficients(&geometry, weights),
+            Self::CentredClipping => centred_clipping::coefficients(&geometry, weights),
+            // The trimmed mean leaves out by coordinate, when values are summed.
+            Self::TrimmedMean { .. } | Self::TrustWeighted if directed => weights.clone(),
+            Self::Mean | Self::TrimmedMean { .. } | Self::TrustWeighted => return regards,
         };
-        for (regard, coefficient) in regards.iter_mut().zip(coefficients) {
-            regard.share = coefficient as f32;
+        let total: f64 = counts.iter().sum();
+        for ((regard, coefficient), count) in regards.iter_mut().zip(coefficients).zip(&counts) {
+            let most = if directed {
+                trust::MOST_RAISED * count / total
+            } else {
+                1.0
+            };
+            regard.share = coefficient.min(most) as f32;
         }
         regards
     }

@@ -25,7 +25,7 @@ pub const RECORD_DECAY: f32 = 0.8;
 
 /// However many are left out, no update counts more than so many times what it would in the
 /// mean: a few that agree with each other cannot take a round over.
-const MOST_RAISED: f64 = 2.0;
+pub(super) const MOST_RAISED: f64 = 2.0;
 
 /// A worker's running agreement after another update. It falls by half of what a single
 /// update says, and rises slowly. One update takes a good record to zero at most: what says

@@ -9,21 +9,53 @@ use proptest::prelude::*;
 use crate::rounds::plain;
 use crate::values::Random;
 
-const ALL: [Aggregator; 5] = [
-    Aggregator::Mean,
-    Aggregator::TrimmedMean { part: 0.3 },
-    Aggregator::GeometricMedian,
-    Aggregator::CentredClipping,
-    Aggregator::TrustWeighted,
+/// A rule, alone or after directions were looked at.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    aggregator: Aggregator,
+    direction: bool,
+}
+
+impl From<Aggregator> for Rule {
+    fn from(aggregator: Aggregator) -> Self {
+        Self {
+            aggregator,
+            direction: false,
+        }
+    }
+}
+
+const fn after_direction(aggregator: Aggregator) -> Rule {
+    Rule {
+        aggregator,
+        direction: true,
+    }
+}
+
+const TRIMMED: Aggregator = Aggregator::TrimmedMean { part: 0.3 };
+
+/// Those with a say of their own after directions were looked at.
+const DIRECTED: [Rule; 3] = [
+    after_direction(TRIMMED),
+    after_direction(Aggregator::GeometricMedian),
+    after_direction(Aggregator::CentredClipping),
 ];
 
+fn any_rule() -> impl Strategy<Value = Rule> {
+    prop_oneof![Just(Aggregator::Mean.into()), robust_rule()]
+}
+
 /// Those that withstand a quarter of the weight.
-const ROBUST: [Aggregator; 4] = [
-    Aggregator::TrimmedMean { part: 0.3 },
-    Aggregator::GeometricMedian,
-    Aggregator::CentredClipping,
-    Aggregator::TrustWeighted,
-];
+fn robust_rule() -> impl Strategy<Value = Rule> {
+    let alone = [
+        TRIMMED,
+        Aggregator::GeometricMedian,
+        Aggregator::CentredClipping,
+        Aggregator::TrustWeighted,
+    ];
+    let rules: Vec<Rule> = alone.map(Rule::from).into_iter().chain(DIRECTED).collect();
+    proptest::sample::select(rules)
+}
 
 const WEIGHTS: usize = 9000;
 
@@ -46,22 +78,27 @@ fn scaled(mut values: Vec<f32>, factor: f32) -> Vec<f32> {
 
 /// The step of a round and how it came to be. Nothing is clipped but where trust, which looks
 /// at directions alone, depends on it.
-fn step(aggregator: Aggregator, tau: f32, updates: &[(Codec, Vec<f32>, f32)]) -> (Vec<f32>, Merge) {
-    step_with(aggregator, tau, updates, &vec![None; updates.len()])
+fn step(rule: impl Into<Rule>, tau: f32, updates: &[(Codec, Vec<f32>, f32)]) -> (Vec<f32>, Merge) {
+    step_with(rule, tau, updates, &vec![None; updates.len()])
 }
 
 /// The same with the records of the workers.
 fn step_with(
-    aggregator: Aggregator,
+    rule: impl Into<Rule>,
     tau: f32,
     updates: &[(Codec, Vec<f32>, f32)],
     records: &[Option<f32>],
 ) -> (Vec<f32>, Merge) {
+    let Rule {
+        aggregator,
+        direction,
+    } = rule.into();
     let (layout, settings) = (
         layout(),
         OuterSettings {
             tau,
             aggregator,
+            direction,
             clip_to_median_norm: aggregator == Aggregator::TrustWeighted,
             ..plain()
         },
@@ -119,15 +156,15 @@ proptest! {
         count in 1usize..8,
         turn in 0usize..8,
         sparse: bool,
-        aggregator in proptest::sample::select(&ALL[..]),
+        rule in any_rule(),
     ) {
         let codec = if sparse { Codec::Sparse { k: 300 } } else { Codec::Int8 };
         let mut updates: Vec<_> = (0..count as u64)
             .map(|id| (codec, honest(seed + id), 1.0 + id as f32))
             .collect();
-        let (before, _) = step(aggregator, 0.5, &updates);
+        let (before, _) = step(rule, 0.5, &updates);
         updates.rotate_left(turn % count);
-        let (after, _) = step(aggregator, 0.5, &updates);
+        let (after, _) = step(rule, 0.5, &updates);
         // In exact arithmetic it changes nothing. Another order makes other sketches, though, and what
         // they leave uncertain is small. In a run the order is given: by assignment.
         prop_assert!(distance(&before, &after) <= 0.05 * length(&before));
@@ -137,11 +174,11 @@ proptest! {
     fn what_all_say_is_done(
         seed in 0u64..1000,
         count in 1usize..8,
-        aggregator in proptest::sample::select(&ALL[..]),
+        rule in any_rule(),
     ) {
         let one = honest(seed);
         let updates: Vec<_> = (0..count).map(|id| (Codec::Float32, one.clone(), 1.0 + id as f32)).collect();
-        let (step, merge) = step(aggregator, 0.5, &updates);
+        let (step, merge) = step(rule, 0.5, &updates);
         prop_assert!(distance(&step, &one) <= 1e-4 * length(&one), "{:?}", merge.regards);
     }
 
@@ -149,13 +186,13 @@ proptest! {
     fn twice_as_long_updates_make_a_step_twice_as_long(
         seed in 0u64..1000,
         count in 1usize..8,
-        aggregator in proptest::sample::select(&ALL[..]),
+        rule in any_rule(),
     ) {
         let round = |factor| {
             let updates: Vec<_> = (0..count as u64)
                 .map(|id| (Codec::Float32, scaled(honest(seed + id), factor), 1.0))
                 .collect();
-            step(aggregator, 0.5, &updates).0
+            step(rule, 0.5, &updates).0
         };
         // The sketches' signs follow from the payloads, so that they differ a little.
         prop_assert!(distance(&scaled(round(1.0), 2.0), &round(2.0)) <= 0.05 * length(&round(2.0)));
@@ -165,14 +202,14 @@ proptest! {
     fn a_quarter_of_the_weight_cannot_take_a_robust_rule_over(
         seed in 0u64..1000,
         factor in proptest::sample::select(&[-1e4f32, -10.0, 10.0, 1e4][..]),
-        aggregator in proptest::sample::select(&ROBUST[..]),
+        rule in robust_rule(),
     ) {
         let mut updates: Vec<_> = (0..6).map(|id| (Codec::Int8, honest(seed + id), 1.0)).collect();
-        let (clean, _) = step(aggregator, 0.5, &updates);
+        let (clean, _) = step(rule, 0.5, &updates);
         for id in 6..8 {
             updates.push((Codec::Int8, scaled(honest(seed + id), factor), 1.0));
         }
-        let (step, merge) = step(aggregator, 0.5, &updates);
+        let (step, merge) = step(rule, 0.5, &updates);
         let moved = distance(&step, &clean) / length(&clean);
         prop_assert!(moved < 1.0, "moved {moved}: {:?}", merge.regards);
         prop_assert!(cosine(&step, &clean) > 0.7, "cosine {}", cosine(&step, &clean));
@@ -182,7 +219,7 @@ proptest! {
     fn a_lone_sender_moves_a_coordinate_by_its_share_of_the_floor_at_most(
         seed in 0u64..1000,
         count in 3usize..9,
-        aggregator in proptest::sample::select(&ALL[..]),
+        rule in any_rule(),
     ) {
         // One sends everything, the others nothing but the last hundred weights.
         let mut updates = vec![(Codec::Sparse { k: 4096 }, honest(seed), 1.0)];
@@ -191,7 +228,7 @@ proptest! {
             values[..WEIGHTS - 100].fill(0.0);
             updates.push((Codec::Sparse { k: 4096 }, values, 1.0));
         }
-        let (step, merge) = step(aggregator, 0.5, &updates);
+        let (step, merge) = step(rule, 0.5, &updates);
         // A rule may raise a share when others are left out, to twice of it at most.
         let share = merge.regards[0].share;
         prop_assert!(share <= 2.0 / count as f32 + 1e-6);
@@ -207,13 +244,13 @@ proptest! {
         seed in 0u64..1000,
         place in 0usize..WEIGHTS,
         sign in proptest::sample::select(&[-1f32, 1.0][..]),
-        aggregator in proptest::sample::select(&ALL[..]),
+        rule in any_rule(),
     ) {
         let mut updates: Vec<_> = (0..8).map(|id| (Codec::Float32, honest(seed + id), 1.0)).collect();
-        let (clean, _) = step(aggregator, 0.5, &updates);
+        let (clean, _) = step(rule, 0.5, &updates);
         let spike = sign * length(&updates[0].1) as f32;
         updates[0].1[place] = spike;
-        let (moved, merge) = step(aggregator, 0.5, &updates);
+        let (moved, merge) = step(rule, 0.5, &updates);
         let share = merge.regards[0].share;
         prop_assert!(share <= 0.25 + 1e-6, "{share}");
         let by = (moved[place] - clean[place]).abs();
@@ -256,7 +293,7 @@ proptest! {
             ),
             1..7,
         ),
-        aggregator in proptest::sample::select(&ALL[..]),
+        rule in any_rule(),
     ) {
         let records: Vec<_> = updates.iter().map(|(_, _, record)| *record).collect();
         let updates: Vec<_> = updates
@@ -264,7 +301,7 @@ proptest! {
             .zip(seed..)
             .map(|((weight, factor, _), seed)| (Codec::Float32, scaled(honest(seed), *factor), *weight))
             .collect();
-        let (_, merge) = step_with(aggregator, 0.5, &updates, &records);
+        let (_, merge) = step_with(rule, 0.5, &updates, &records);
         let shares = merge.regards.iter().map(|regard| regard.share);
         prop_assert!(shares.clone().all(|share| (0.0..=1.0001).contains(&share)), "{:?}", merge.regards);
         prop_assert!(shares.sum::<f32>() <= 1.0001, "{:?}", merge.regards);
@@ -326,6 +363,42 @@ fn who_says_the_contrary_counts_nothing_and_who_says_less_counts_in_full() {
             merge.regards
         );
     }
+}
+
+#[test]
+fn after_directions_no_rule_hears_those_that_turn_round() {
+    for rule in DIRECTED {
+        let mut updates: Vec<_> = (0..5).map(|id| (Codec::Int8, honest(id), 1.0)).collect();
+        let (clean, _) = step(rule, 0.5, &updates);
+        for id in 5..8 {
+            updates.push((Codec::Int8, scaled(honest(id), -1.0), 1.0));
+        }
+        // Three of eight pull as hard as three of the others.
+        let (alone, _) = step(rule.aggregator, 0.5, &updates);
+        let (alone, whole) = (distance(&alone, &clean), length(&clean));
+        assert!(alone > 0.3 * whole, "{rule:?}: {alone} of {whole}");
+        let (step, merge) = step(rule, 0.5, &updates);
+        let (others, hostile) = merge.regards.split_at(5);
+        assert!(
+            hostile.iter().all(|regard| regard.share == 0.0),
+            "{rule:?} {hostile:?}"
+        );
+        assert!(
+            others.iter().all(|regard| regard.needed.is_some()),
+            "{rule:?} {others:?}"
+        );
+        let moved = distance(&step, &clean);
+        assert!(moved < 0.1 * whole, "{rule:?}: {moved} of {whole}");
+    }
+}
+
+#[test]
+fn the_mean_never_asks_for_directions() {
+    let mut updates: Vec<_> = (0..5).map(|id| (Codec::Int8, honest(id), 1.0)).collect();
+    updates.push((Codec::Int8, scaled(honest(5), -1.0), 1.0));
+    let (alone, _) = step(Aggregator::Mean, 0.5, &updates);
+    let (asked, _) = step(after_direction(Aggregator::Mean), 0.5, &updates);
+    assert_eq!(alone, asked);
 }
 
 #[test]

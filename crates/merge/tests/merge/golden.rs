@@ -85,6 +85,7 @@ fn merged(aggregator: Aggregator) -> (Vec<u8>, Vec<f32>, Vec<u8>) {
         nesterov: true,
         clip_to_median_norm: true,
         aggregator,
+        direction: false,
     };
     let mut state = OuterState::new(&layout, &settings);
     let mut weights = update(WEIGHTS_SEED, &layout);

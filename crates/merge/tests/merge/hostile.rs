@@ -140,6 +140,7 @@ fn a_merge_with_damaged_payloads_ends_in_an_error_or_in_finite_weights() {
             nesterov: random.below(2) == 0,
             clip_to_median_norm: random.below(2) == 0,
             aggregator: Aggregator::Mean,
+            direction: false,
         };
         let mut state = OuterState::new(&layout, &settings);
         let mut weights = update(0, &layout);

@@ -49,6 +49,7 @@ fn a_merge_allocates_little_beside_weights_and_state() {
         nesterov: true,
         clip_to_median_norm: true,
         aggregator: Aggregator::Mean,
+        direction: false,
     };
     let mut state = OuterState::new(&layout, &settings);
     let mut weights = update(0, &layout);

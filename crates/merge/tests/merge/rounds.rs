@@ -19,6 +19,7 @@ pub fn plain() -> OuterSettings {
         nesterov: false,
         clip_to_median_norm: false,
         aggregator: Aggregator::Mean,
+        direction: false,
     }
 }
 
@@ -145,6 +146,7 @@ proptest! {
         let settings = OuterSettings {
             down, down_feedback_decay: decay, tau, outer_rate, outer_momentum, nesterov, clip_to_median_norm,
             aggregator: Aggregator::Mean,
+            direction: false,
         };
         let mut state = OuterState::new(&layout, &settings);
         let mut weights = update(seed ^ 77, &layout);
