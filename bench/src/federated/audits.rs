@@ -88,7 +88,7 @@ impl Auditor {
         let global = self.bases.get(&audit.base.number);
         let global = global.context("the weights that an audit starts from are gone")?;
         let blocks = audit.blocks.iter().map(|b| (b.start, b.end)).collect();
-        let mut request = schedule.request(run, audit.base, blocks);
+        let mut request = schedule.request(run.span_of_audited(audit), blocks);
         request.at_most_blocks = Some(audit.blocks_completed);
         let signals = Signals::default();
         let (trained, local) =

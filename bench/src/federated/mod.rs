@@ -32,6 +32,10 @@ pub struct Federated {
     pub rounds: u64,
     /// Inner steps in a round (H).
     pub steps: u64,
+    /// Go on until the merges counted the tokens of so many rounds of all workers, however many
+    /// rounds that takes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_tokens: bool,
     /// Compression and outer optimiser.
     pub sync: SyncSettings,
     /// Part of a worker's unsent progress that it starts a round with: 0 is the product's

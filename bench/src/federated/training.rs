@@ -90,7 +90,11 @@ impl<'a> Training<'a> {
                 settings.spec(inner, seed).audit_rules()
             }
         };
-        let rounds = settings.round_settings(workers, schedule.blocks_per_epoch, rules)?;
+        let mut rounds = settings.round_settings(workers, schedule.blocks_per_epoch, rules)?;
+        if settings.in_tokens {
+            let in_a_round = workers * settings.steps * tokens_per_block(data, inner);
+            rounds.tokens = settings.rounds * in_a_round;
+        }
         let mut training = Self {
             settings,
             data,
@@ -151,7 +155,7 @@ impl<'a> Training<'a> {
     }
 
     fn all_rounds(&mut self) -> Result<()> {
-        while self.run.revision().number < self.settings.rounds {
+        while self.run.phase() != Phase::Finished {
             self.round()?;
         }
         Ok(())
@@ -163,7 +167,7 @@ impl<'a> Training<'a> {
         Ok(Figures {
             nats: self.data.held_out_loss(&self.weights)?,
             up: self.up as f64 / parameters / self.updates as f64,
-            down: self.down as f64 / parameters / self.settings.rounds as f64,
+            down: self.down as f64 / parameters / self.run.revision().number as f64,
             rounds: self.run.revision().number,
             tokens: self.tokens_trained,
             counted: says.then(|| self.counts.parts()),
@@ -296,7 +300,7 @@ impl<'a> Training<'a> {
                 blocks_completed,
                 payload: hash,
                 payload_bytes: payload.len() as u64,
-                tokens_per_block: self.tokens_per_block(),
+                tokens_per_block: tokens_per_block(self.data, self.inner),
                 feedback,
                 commitment,
                 draw: mix(mix(mix(self.schedule.seed) ^ round) ^ id.0),
@@ -550,10 +554,10 @@ impl<'a> Training<'a> {
         let worker = self.workers.get(&id);
         worker.is_some_and(|worker| worker.attack.is_some_and(Attack::is_fresh))
     }
+}
 
-    fn tokens_per_block(&self) -> u64 {
-        (self.inner.batch_sequences * self.data.model.max_position_embeddings) as u64
-    }
+fn tokens_per_block(data: &Data, inner: &InnerSettings) -> u64 {
+    (inner.batch_sequences * data.model.max_position_embeddings) as u64
 }
 
 /// What was found about each update, in parts of its weight.

@@ -9,7 +9,7 @@ use opengpu_merge::audit::{commitment, write_openings};
 use opengpu_merge::{Codec, Layout, encode, feedback};
 use opengpu_protocol::SyncSettings;
 use opengpu_rounds::{
-    AssignmentId, Commitment, FeedbackId, Hash, Lease, Outcome, Revision, Run, WorkerId,
+    AssignmentId, Commitment, FeedbackId, Hash, Lease, Outcome, Run, Span, WorkerId,
 };
 use opengpu_trainer::{InnerLoop, Signals};
 use opengpu_trainer_protocol::{InnerSettings, TrainRequest};
@@ -54,11 +54,10 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Training these blocks from `base` on.
+    /// Training these blocks, while the run goes so far.
     pub(super) fn request(
         &self,
-        run: &Run,
-        base: Revision,
+        (progress_from, progress_to): Span,
         blocks: Vec<(u64, u64)>,
     ) -> TrainRequest {
         TrainRequest {
@@ -66,8 +65,8 @@ impl Schedule {
             blocks_per_epoch: self.blocks_per_epoch,
             block_sequences: self.block_sequences,
             seed: self.seed,
-            progress_from: run.progress(base.number),
-            progress_to: run.progress(base.number + 1),
+            progress_from,
+            progress_to,
             at_most_blocks: None,
             out: Default::default(),
             slowdown: 1.0,
@@ -126,7 +125,7 @@ impl Worker {
             }
         }
         self.completed = lease.block_count();
-        let mut request = schedule.request(run, lease.base, blocks);
+        let mut request = schedule.request(run.span_of(lease), blocks);
         if let Some(kind) = self.kind {
             self.completed = kind.completes(self.completed);
             request.at_most_blocks = Some(self.completed);

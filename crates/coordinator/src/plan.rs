@@ -79,17 +79,18 @@ fn taken_by_none(runs: &[Arc<LiveRun>], barred: Vec<Option<NoWork>>) -> Option<N
 fn run_plan(run: &LiveRun, worker: WorkerId, now_ms: u64) -> Option<RunPlan> {
     let state = run.state();
     let digest = state.digest()?;
-    let assignment = state
-        .assignment_of(worker)
-        .map(|(assignment, lease)| AssignmentPlan {
+    let assignment = state.assignment_of(worker).map(|(assignment, lease)| {
+        let (progress_from, progress_to) = state.span_of(lease);
+        AssignmentPlan {
             assignment,
             round: lease.round,
             base: lease.base,
             blocks: lease.blocks(),
             remaining_ms: lease.deadline_ms.saturating_sub(now_ms),
-            progress_from: state.progress(lease.base.number),
-            progress_to: state.progress(lease.base.number + 1),
-        });
+            progress_from,
+            progress_to,
+        }
+    });
     let mut verdicts: Vec<Verdict> = state
         .verdicts(worker)
         .rev()

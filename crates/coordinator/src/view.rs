@@ -44,6 +44,7 @@ pub fn run_view(coordinator: &Coordinator, run: &LiveRun) -> RunView {
         // All zeros until the first weights are there.
         digest: state.digest().unwrap_or(Hash([0; 32])),
         tokens: totals.tokens,
+        counted_tokens: state.counted_tokens(),
         tokens_per_second: tokens_per_second(&state, now_ms),
         upload_bytes: totals.upload_bytes,
         download_bytes: totals.download_bytes,

@@ -96,7 +96,7 @@ impl Reporter {
     fn new(quiet: bool) -> Self {
         let bar = (!quiet && std::io::stdout().is_terminal()).then(|| {
             let style = ProgressStyle::with_template(
-                "{bar:30.cyan/blue} round {pos}/{len}  {elapsed} elapsed, {eta} to go\n{wide_msg}",
+                "{bar:30.cyan/blue} {prefix}  {elapsed} elapsed, {eta} to go\n{wide_msg}",
             )
             .unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(0).with_style(style)
@@ -119,8 +119,10 @@ impl Reporter {
             self.moved = Instant::now();
         }
         if let Some(bar) = &self.bar {
-            bar.set_length(view.spec.round.rounds);
-            bar.set_position(view.revision.number);
+            let (done, whole) = view.done();
+            bar.set_length(whole);
+            bar.set_position(done);
+            bar.set_prefix(format!("round {}", rounds(view)));
             bar.set_message(format!("{}: {}\n{line}", view.phase, view.explanation));
             if view.phase == "finished" {
                 bar.finish_and_clear();
@@ -164,6 +166,22 @@ impl Reporter {
     }
 }
 
+/// Rounds merged, of how many; in a run of so many tokens, with the part of them that is done.
+pub fn rounds(view: &RunView) -> String {
+    let merged = view.revision.number;
+    match (view.spec.round.tokens, view.done()) {
+        (0, (_, rounds)) => format!("{merged}/{rounds}"),
+        (_, (counted, tokens)) => {
+            let percent = 100.0 * counted as f64 / tokens as f64;
+            format!(
+                "{merged}, {:.0} % of {} tokens",
+                percent.floor(),
+                count(tokens as f64)
+            )
+        }
+    }
+}
+
 fn summary(view: &RunView) -> String {
     let loss = view
         .training_loss
@@ -174,9 +192,8 @@ fn summary(view: &RunView) -> String {
         .filter(|worker| worker.silent_ms < 10_000)
         .count();
     format!(
-        "round {}/{}  loss {loss}  {} tokens  {} tokens/s  {} up  {} down  {busy} workers",
-        view.revision.number,
-        view.spec.round.rounds,
+        "round {}  loss {loss}  {} tokens  {} tokens/s  {} up  {} down  {busy} workers",
+        rounds(view),
         count(view.tokens as f64),
         count(view.tokens_per_second),
         bytes(view.upload_bytes),

@@ -62,6 +62,7 @@ pub struct TrustSettings {
     pub aggregator: Aggregator,
     /// Whether updates that point away from most of their round count less or nothing with the
     /// other rules too, before they weigh what is left; not with `mean`, which is the control.
+    #[serde(skip_serializing_if = "is_true")]
     pub direction: bool,
     /// Part of the weight that `trimmed-mean` leaves out at each end.
     pub trimmed_part: f32,
@@ -90,6 +91,10 @@ pub struct TrustSettings {
     /// audited, only those that an operator let in, whatever this says.
     #[serde(skip_serializing_if = "Nodes::is_anyone")]
     pub nodes: Nodes,
+}
+
+fn is_true(flag: &bool) -> bool {
+    *flag
 }
 
 /// Which nodes may take part in a run.

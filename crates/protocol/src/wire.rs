@@ -408,6 +408,9 @@ pub struct RunView {
     pub digest: Hash,
     /// Accepted tokens.
     pub tokens: u64,
+    /// Tokens that the merges of the live lineage counted, in a run of so many tokens; else 0.
+    #[serde(default)]
+    pub counted_tokens: u64,
     /// Tokens a second over the last rounds.
     pub tokens_per_second: f64,
     /// Bytes received in accepted payloads.
@@ -425,6 +428,17 @@ pub struct RunView {
     pub workers: Vec<WorkerView>,
     /// The latest rounds, newest last (at most 200).
     pub rounds: Vec<RoundView>,
+}
+
+impl RunView {
+    /// How much of the run is done, and how much there is: in counted tokens where the run file
+    /// says how many, else in rounds.
+    pub fn done(&self) -> (u64, u64) {
+        match self.spec.round.tokens {
+            0 => (self.revision.number, self.spec.round.rounds),
+            tokens => (self.counted_tokens, tokens),
+        }
+    }
 }
 
 /// A held-out loss.

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::reputation::audit_rate;
 use crate::{
-    AssignmentId, BlockRange, Hash, NodeId, Rerun, Revision, RoundSettings, WorkerId, WorkerSight,
+    AssignmentId, BlockRange, Hash, NodeId, Rerun, Revision, RoundSettings, Span, WorkerId,
+    WorkerSight,
 };
 
 /// Audits that may wait at once; while there are as many, no more are drawn among the updates
@@ -51,6 +52,9 @@ pub struct Audit {
     pub round: u64,
     /// The weights it started from.
     pub base: Revision,
+    /// In a run of so many tokens: progress of the run before and after the assignment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) span: Option<Span>,
     /// All blocks of the assignment, in training order.
     pub blocks: Vec<BlockRange>,
     /// How many of them were trained.

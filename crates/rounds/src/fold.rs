@@ -79,6 +79,7 @@ impl Run {
                     base: *base,
                     attempt: *attempt,
                     deadline_ms: self.current.as_ref().map_or(at_ms, |r| r.deadline_ms),
+                    span: self.span_now(),
                     pieces: self.blocks.take(blocks),
                 };
                 self.leases.insert(*assignment, lease.into());
@@ -392,6 +393,7 @@ impl Run {
         self.totals.merged_rounds += 1;
         self.revision = *revision;
         self.digest = Some(*digest);
+        self.fold_counted(&updates, regards);
         self.merges.push_back(
             MergeRecord {
                 round: *round,
@@ -420,6 +422,7 @@ impl Run {
         let surplus = self.checkpoints.len().saturating_sub(KEPT_CHECKPOINTS);
         self.checkpoints.drain(..surplus);
         let oldest = self.checkpoints[0].revision.number;
+        self.forget_counted_before(oldest);
         while let Some(merge) = self.merges.front()
             && merge.revision.number <= oldest
         {
@@ -457,6 +460,7 @@ impl Run {
             self.blocks.give_back(&merge.pieces);
             self.merges.pop_back();
         }
+        self.uncount_after(to.number);
         self.checkpoints
             .retain(|kept| kept.revision.number <= to.number);
         if let Some(kept) = self.checkpoints.last_mut() {

@@ -21,6 +21,7 @@ mod explain;
 mod fold;
 mod ids;
 mod input;
+mod length;
 pub mod probe;
 mod reads;
 pub mod reputation;
@@ -38,6 +39,7 @@ pub use ids::{AssignmentId, FeedbackId, Hash, NodeId, NotAHash, Revision, RunId,
 pub use input::{
     Compared, Decision, Fleet, Input, Look, Refusal, WorkerSight, fleet_after_restart,
 };
+pub use length::Span;
 pub use reads::{PendingMerge, PendingUpdate};
 pub use reputation::Reputation;
 pub use rerun::{Belief, Candidate, Choice, Involved, MOST_ASKED, Rerun, believe, choose_auditor};

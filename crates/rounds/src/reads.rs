@@ -131,13 +131,6 @@ impl Run {
         Some(round.grace_ends_ms.unwrap_or(round.deadline_ms))
     }
 
-    /// How much of the run is done at revision `number` (0 to 1). For an assignment that
-    /// starts from `base`, from `progress(base.number)` to `progress(base.number + 1)`.
-    /// Counted in merges, not in opened rounds: an abandoned round trains nothing.
-    pub fn progress(&self, number: u64) -> f64 {
-        (number as f64 / self.settings.rounds.max(1) as f64).min(1.0)
-    }
-
     /// What `worker` should be training now: its newest outstanding assignment.
     pub fn assignment_of(&self, worker: WorkerId) -> Option<(AssignmentId, &Lease)> {
         let mut leases = self.leases.iter().rev();

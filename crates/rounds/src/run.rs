@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::audit::Committed;
 use crate::blocks::{BlockPool, Piece};
 use crate::event::{is_whole, whole};
+use crate::length::Counted;
 use crate::probe::Trial;
 use crate::shared::Shared;
 use crate::{
     AssignmentId, Audit, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Regard, Revision,
-    RoundSettings, WorkerId,
+    RoundSettings, Span, WorkerId,
 };
 
 /// Version of the state's serialised form. Raised when a field changes its meaning: then
@@ -66,6 +67,9 @@ pub struct Run {
     pub(crate) merges: VecDeque<Shared<MergeRecord>>,
     pub(crate) checkpoints: Vec<Checkpoint>,
     pub(crate) rounds: VecDeque<Shared<RoundSummary>>,
+    /// In a run of so many tokens: what its merges counted.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub(crate) counted: VecDeque<Counted>,
     pub(crate) totals: Totals,
 }
 
@@ -246,6 +250,9 @@ pub struct Lease {
     pub attempt: u32,
     /// When training on it ends.
     pub deadline_ms: u64,
+    /// In a run of so many tokens: progress of the run before and after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) span: Option<Span>,
     pub(crate) pieces: Vec<Piece>,
 }
 
@@ -405,6 +412,7 @@ impl Default for Run {
             merges: VecDeque::new(),
             checkpoints: Vec::new(),
             rounds: VecDeque::new(),
+            counted: VecDeque::new(),
             totals: Totals::default(),
         }
     }

@@ -8,8 +8,12 @@ use crate::AuditRules;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RoundSettings {
-    /// Outer steps after which the run is finished.
+    /// Outer steps after which the run is finished; with `tokens`, how many those are expected to take.
     pub rounds: u64,
+    /// Tokens after which the run is finished, as its merges counted them, however many rounds
+    /// that takes; 0: `rounds` says how long it is.
+    #[serde(skip_serializing_if = "is_none")]
+    pub tokens: u64,
     /// Blocks in one epoch of the dataset (filled in when the run is created).
     pub blocks_per_epoch: u64,
     /// Workers needed before the first round opens, and to open any later one.
@@ -51,6 +55,10 @@ fn is_off(above: &f64) -> bool {
     *above == 0.0
 }
 
+fn is_none(tokens: &u64) -> bool {
+    *tokens == 0
+}
+
 fn is_zero(weighing: &u32) -> bool {
     *weighing == 0
 }
@@ -59,6 +67,7 @@ impl Default for RoundSettings {
     fn default() -> Self {
         Self {
             rounds: 100,
+            tokens: 0,
             blocks_per_epoch: 0,
             min_workers: 1,
             max_workers: 1024,

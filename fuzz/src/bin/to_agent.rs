@@ -321,6 +321,7 @@ fn views() -> Vec<Seed> {
         revision: example::revision(),
         digest: example::hash(),
         tokens: 100_000,
+        counted_tokens: 90_000,
         tokens_per_second: 28_900.1,
         upload_bytes: 1,
         download_bytes: 2,

@@ -55,6 +55,9 @@ struct Part {
     /// Look at directions before the rule, as is the default; without it the rule is alone.
     #[serde(default = "yes")]
     direction: bool,
+    /// Go on until as many tokens counted as a clean run of so many rounds has.
+    #[serde(default)]
+    in_tokens: bool,
     /// Audit updates. The optimiser then starts at zero in each round, of clean runs too.
     #[serde(default)]
     audits: bool,
@@ -78,6 +81,7 @@ pub struct Row {
     pub aggregator: Aggregator,
     clip: bool,
     direction: bool,
+    in_tokens: bool,
     audits: bool,
     newcomers: bool,
     pub hostile: Option<Hostile>,
@@ -141,6 +145,7 @@ impl Grid {
             aggregator,
             clip: part.clip,
             direction: part.direction,
+            in_tokens: part.in_tokens,
             audits: part.audits,
             newcomers: part.newcomers && hostile.is_some(),
             hostile,
@@ -163,6 +168,7 @@ impl Grid {
             method: Method::Rounds(Federated {
                 rounds: self.rounds,
                 steps: self.steps,
+                in_tokens: part.in_tokens,
                 sync: SyncSettings {
                     clip_to_median_norm: part.clip,
                     ..SyncSettings::default()
@@ -212,7 +218,12 @@ impl Row {
     pub fn rule(&self) -> String {
         let alone = if self.direction { "" } else { " alone" };
         let clip = if self.clip { "" } else { ", no clipping" };
-        format!("{}{alone}{clip}", word(&self.aggregator))
+        let tokens = if self.in_tokens {
+            ", as many tokens"
+        } else {
+            ""
+        };
+        format!("{}{alone}{clip}{tokens}", word(&self.aggregator))
     }
 
     pub fn checks(&self) -> &'static str {

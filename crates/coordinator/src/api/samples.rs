@@ -552,6 +552,7 @@ fn run_view() -> RunView {
         revision: REVISION,
         digest: HASH,
         tokens: 65_536,
+        counted_tokens: 0,
         tokens_per_second: 1500.5,
         upload_bytes: 100_000,
         download_bytes: 300_000,

@@ -158,3 +158,30 @@ async fn a_restart_in_the_middle_gives_the_same_state_and_the_run_goes_on() {
         assert!(worker.all_merged(run).await);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_of_so_many_tokens_goes_on_until_its_merges_counted_them() {
+    let server = Server::start().await;
+    server.dataset("noise", 512).await;
+    let mut spec = spec("long", "noise", 2, 2);
+    let first = server.start_run(&spec).await;
+    let mut workers = [
+        Worker::join(&server, 1).await,
+        Worker::join(&server, 2).await,
+    ];
+    train(&mut workers, first, |view| view.phase == "finished").await;
+    let of_two_rounds = server.operator().run(first).await.unwrap();
+    assert_eq!(of_two_rounds.counted_tokens, 0);
+
+    // A token more than twice as many as both rounds had.
+    spec.name = "longer".into();
+    spec.round.tokens = 2 * of_two_rounds.tokens + 1;
+    let run = server.start_run(&spec).await;
+    train(&mut workers, run, |view| view.phase == "finished").await;
+    let view = server.operator().run(run).await.unwrap();
+    assert!(view.counted_tokens >= spec.round.tokens, "{view:?}");
+    assert_eq!(view.done(), (view.counted_tokens, spec.round.tokens));
+    assert!(view.revision.number > 4, "{}", view.revision);
+    let told = format!("tokens are merged, of {}", spec.round.tokens);
+    assert!(view.explanation.contains(&told), "{}", view.explanation);
+}

@@ -10,7 +10,8 @@ use crate::{
     cli::{RunCommand, RunTarget},
     home::Home,
     output::{bytes, count, short, show, table},
-    progress, remote,
+    progress::{self, rounds},
+    remote,
 };
 
 /// Carries out a `run` command.
@@ -166,7 +167,7 @@ fn list(runs: &[RunView]) {
                 run.run.to_string(),
                 run.spec.name.clone(),
                 run.phase.clone(),
-                format!("{}/{}", run.revision.number, run.spec.round.rounds),
+                rounds(run),
                 run.workers.len().to_string(),
                 run.training_loss
                     .map_or("-".into(), |loss| format!("{loss:.3}")),
@@ -189,9 +190,9 @@ fn print_run(view: &RunView) {
     if let Some(trouble) = &view.trouble {
         println!("trouble     {trouble}");
     }
-    let (merged, rounds) = (view.revision.number, view.spec.round.rounds);
     println!(
-        "rounds      {merged} of {rounds} merged; now number {}",
+        "rounds      {} merged; now number {}",
+        rounds(view),
         view.round
     );
     println!("revision    {} ({})", view.revision, short(view.digest));

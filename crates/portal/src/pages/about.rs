@@ -85,7 +85,10 @@ fn facts(view: &RunView) -> Vec<(&'static str, String)> {
         "Rounds",
         format!(
             "{} of {} and {} of grace, quorum {}, seed {}",
-            spec.round.rounds,
+            match spec.round.tokens {
+                0 => spec.round.rounds.to_string(),
+                tokens => format!("as many as {} tokens take,", humanize::count(tokens)),
+            },
             humanize::duration(spec.round.duration_ms),
             humanize::duration(spec.round.grace_ms),
             spec.round.quorum,

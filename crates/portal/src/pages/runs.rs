@@ -4,7 +4,7 @@ use askama::Template;
 use opengpu_protocol::wire::RunView;
 
 use super::Frame;
-use super::summary::{explanation, phase_kind, phase_word};
+use super::summary::{done, done_in_words, explanation, phase_kind, phase_word};
 use crate::humanize;
 
 /// The whole page.
@@ -37,10 +37,14 @@ pub struct RunEntry {
     pub phase_kind: &'static str,
     /// Why it is in that phase.
     pub explanation: String,
-    /// Rounds done.
-    pub round: u64,
-    /// Rounds to do.
-    pub rounds: u64,
+    /// What is done, in rounds or tokens.
+    pub done: u64,
+    /// What there is to do.
+    pub whole: u64,
+    /// What is done, in words.
+    pub done_words: String,
+    /// What there is to do, in words.
+    pub whole_words: String,
     /// Latest training loss.
     pub loss: String,
     /// Accepted tokens.
@@ -52,17 +56,23 @@ pub struct RunEntry {
 impl RunList {
     /// The list of these runs.
     pub fn new(runs: &[RunView]) -> Self {
-        let entry = |view: &RunView| RunEntry {
-            run: view.run.0,
-            name: view.spec.name.clone(),
-            phase: phase_word(&view.phase),
-            phase_kind: phase_kind(&view.phase),
-            explanation: explanation(view),
-            round: view.round,
-            rounds: view.spec.round.rounds,
-            loss: view.training_loss.map_or("–".into(), humanize::loss),
-            tokens: humanize::count(view.tokens),
-            workers: view.workers.len(),
+        let entry = |view: &RunView| {
+            let (done, whole) = done(view);
+            let (done_words, whole_words) = done_in_words(view);
+            RunEntry {
+                run: view.run.0,
+                name: view.spec.name.clone(),
+                phase: phase_word(&view.phase),
+                phase_kind: phase_kind(&view.phase),
+                explanation: explanation(view),
+                done,
+                whole,
+                done_words,
+                whole_words,
+                loss: view.training_loss.map_or("–".into(), humanize::loss),
+                tokens: humanize::count(view.tokens),
+                workers: view.workers.len(),
+            }
         };
         Self {
             runs: runs.iter().map(entry).collect(),

@@ -23,12 +23,16 @@ pub struct Summary {
     /// What those who hear the page are told when it changes: seldom, for a fast run changes
     /// its phase every second.
     pub announcement: &'static str,
-    /// Rounds done.
-    pub round: u64,
-    /// Rounds to do.
-    pub rounds: u64,
-    /// Rounds done, in percent.
+    /// What is done, in rounds or tokens.
+    pub done: u64,
+    /// What there is to do.
+    pub whole: u64,
+    /// The same in percent.
     pub percent: u64,
+    /// What is done, in words.
+    pub done_words: String,
+    /// What there is to do, in words, with what it is counted in.
+    pub whole_words: String,
     /// Time yet to come, while the run goes on.
     pub remaining: Option<String>,
     /// The numbers.
@@ -50,17 +54,18 @@ pub struct Tile {
 impl Summary {
     /// Of this run.
     pub fn new(view: &RunView) -> Self {
-        let rounds = view.spec.round.rounds;
+        let (done, whole) = done(view);
+        let (done_words, whole_words) = done_in_words(view);
         Self {
             phase: phase_word(&view.phase),
             phase_kind: phase_kind(&view.phase),
             explanation: explanation(view),
             announcement: announcement(&view.phase),
-            round: view.round,
-            rounds,
-            percent: (view.round.min(rounds) * 100)
-                .checked_div(rounds)
-                .unwrap_or(0),
+            done,
+            whole,
+            percent: (done.min(whole) * 100).checked_div(whole).unwrap_or(0),
+            done_words,
+            whole_words,
             remaining: remaining(view),
             tiles: vec![
                 training_loss(view),
@@ -72,6 +77,26 @@ impl Summary {
                 workers(view),
             ],
         }
+    }
+}
+
+/// What is done of a run and what there is: rounds, that in progress not among them, or tokens.
+pub fn done(view: &RunView) -> (u64, u64) {
+    match view.spec.round.tokens {
+        0 => (view.round, view.spec.round.rounds),
+        _ => view.done(),
+    }
+}
+
+/// The same in words, such as `41` of `120 rounds`.
+pub fn done_in_words(view: &RunView) -> (String, String) {
+    let (done, whole) = done(view);
+    match view.spec.round.tokens {
+        0 => (done.to_string(), format!("{whole} rounds")),
+        _ => (
+            humanize::count(done),
+            format!("{} tokens", humanize::count(whole)),
+        ),
     }
 }
 
@@ -133,12 +158,27 @@ fn remaining(view: &RunView) -> Option<String> {
         .take(RECENT_ROUNDS)
         .map(|round| round.duration_ms)
         .collect();
-    let left = view.spec.round.rounds.saturating_sub(view.round);
+    let (done, whole) = done(view);
+    let left = match view.spec.round.tokens {
+        0 => whole.saturating_sub(done),
+        _ => whole
+            .saturating_sub(done)
+            .div_ceil(tokens_in_a_round(view).max(1)),
+    };
     if recent.is_empty() || left == 0 || phase_kind(&view.phase) != "going" {
         return None;
     }
     let mean = recent.iter().sum::<u64>() / recent.len() as u64;
     Some(humanize::about(mean.saturating_mul(left)))
+}
+
+/// Tokens in a merge of late, as a mean.
+fn tokens_in_a_round(view: &RunView) -> u64 {
+    let recent = merged_rounds(view).rev().take(RECENT_ROUNDS);
+    let (rounds, tokens) = recent.fold((0u64, 0u64), |(rounds, tokens), round| {
+        (rounds + 1, tokens.saturating_add(round.tokens))
+    });
+    tokens.checked_div(rounds).unwrap_or(0)
 }
 
 fn training_loss(view: &RunView) -> Tile {
@@ -316,6 +356,30 @@ mod tests {
         }
         assert_eq!(upload(&view).value, "0.0500");
         assert_eq!(download(&view).value, "0.200");
+    }
+
+    #[test]
+    fn a_run_of_so_many_tokens_is_told_in_tokens() {
+        let mut view = sample::training_run(41);
+        view.spec.round.tokens = 2_000_000;
+        view.counted_tokens = 500_000;
+        let summary = Summary::new(&view);
+        assert_eq!(
+            (summary.done, summary.whole, summary.percent),
+            (500_000, 2_000_000, 25)
+        );
+        assert_eq!(
+            summary.whole_words,
+            format!("{} tokens", humanize::count(2_000_000))
+        );
+        let rounds = 1_500_000u64.div_ceil(tokens_in_a_round(&view));
+        let merged: Vec<u64> = merged_rounds(&view)
+            .rev()
+            .take(RECENT_ROUNDS)
+            .map(|r| r.duration_ms)
+            .collect();
+        let mean = merged.iter().sum::<u64>() / merged.len() as u64;
+        assert_eq!(summary.remaining, Some(humanize::about(mean * rounds)));
     }
 
     #[test]

@@ -146,9 +146,8 @@ impl Deciding<'_> {
             factors: factors.clone(),
             regards: regards.clone(),
         });
-        let rounds = self.run().settings.rounds;
-        if revision.number >= rounds {
-            self.finish(&format!("all {rounds} rounds are merged"));
+        if let Some(reason) = self.run().is_long_enough() {
+            self.finish(&reason);
         } else if let Some(reason) = self.run().stopping.clone() {
             self.finish(&format!("it was stopped: {reason}"));
         }

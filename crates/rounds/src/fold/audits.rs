@@ -45,6 +45,7 @@ impl Run {
             worker: lease.worker,
             round: lease.round,
             base: lease.base,
+            span: lease.span,
             blocks: lease.blocks(),
             blocks_completed,
             tokens,

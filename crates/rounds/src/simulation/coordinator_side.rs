@@ -2,6 +2,7 @@
 
 use rand::RngExt;
 
+use super::TOKENS_PER_BLOCK;
 use super::owner::{Owner, merge_of, payloads, step};
 use super::worker::Sent;
 use super::world::{Happening, World};
@@ -314,7 +315,7 @@ impl World<'_> {
                 blocks_completed: sent.completed,
                 payload: sent.payload,
                 payload_bytes: 100,
-                tokens_per_block: 512,
+                tokens_per_block: TOKENS_PER_BLOCK,
                 feedback: sent.feedback,
                 commitment,
                 draw,

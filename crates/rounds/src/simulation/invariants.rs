@@ -5,6 +5,7 @@ mod updates;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::TOKENS_PER_BLOCK;
 use crate::{
     AssignmentId, BlockRange, Event, EventKind, Hash, Revision, RoundSettings, Run, WorkerId,
 };
@@ -133,6 +134,10 @@ impl Invariants {
                 "of {} blocks {live} are merged, {held} held and {returned} returned: some are lost",
                 run.next_fresh_block()
             ));
+        }
+        if self.settings.tokens > 0 && run.counted_tokens() != self.live_tokens() {
+            let (counted, live) = (run.counted_tokens(), self.live_tokens());
+            return Err(format!("{counted} tokens counted, {live} are merged"));
         }
         let credited: u64 = self.credited.values().sum();
         if run.totals().tokens != credited {
@@ -480,12 +485,20 @@ impl Invariants {
         Ok(())
     }
 
+    /// Tokens in the merges of the live lineage, all of which count in full here.
+    fn live_tokens(&self) -> u64 {
+        self.live_blocks.len() as u64 * TOKENS_PER_BLOCK
+    }
+
     /// What was promised for the end: all that was leased is done or came back.
     pub fn check_end(&self) -> Result<(), String> {
         ensure(self.finished, || "the run did not finish".into())?;
-        ensure(self.revision.number == self.settings.rounds, || {
-            "rounds are missing".into()
-        })?;
+        match self.settings.tokens {
+            0 => ensure(self.revision.number == self.settings.rounds, || {
+                "rounds are missing".into()
+            })?,
+            tokens => ensure(self.live_tokens() >= tokens, || "tokens are missing".into())?,
+        }
         for (id, given) in &self.given {
             ensure(given.accepted.is_some() || given.returned, || {
                 format!("lease {id} is still out")

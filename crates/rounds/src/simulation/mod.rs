@@ -22,6 +22,9 @@ mod world;
 pub use report::{FaultCounts, Report, RoundRow, Violation};
 pub use settings::{Faults, SimulationSettings};
 
+/// What a block of the simulated dataset holds.
+const TOKENS_PER_BLOCK: u64 = 512;
+
 /// Runs a fleet until its training run is finished and all its workers hold the last weights,
 /// or an invariant breaks. `on_round` is called as each round is merged or abandoned.
 pub fn run(settings: &SimulationSettings, on_round: &mut dyn FnMut(&RoundRow)) -> Report {

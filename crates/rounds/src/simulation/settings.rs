@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::TOKENS_PER_BLOCK;
 use crate::{AuditRules, RoundSettings};
 
 /// A fleet and what happens to it.
@@ -50,8 +51,14 @@ impl SimulationSettings {
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
         let workers = random.random_range(1..=9);
         let min_workers = random.random_range(1..=workers.min(3));
+        let blocks = rounds * u64::from(workers) * (1 + seed % 3);
         let round = RoundSettings {
             rounds,
+            tokens: if seed % 5 == 2 {
+                blocks * TOKENS_PER_BLOCK
+            } else {
+                0
+            },
             blocks_per_epoch: random.random_range(3..400),
             min_workers,
             max_workers: random.random_range(min_workers..=12),

@@ -5,6 +5,7 @@ mod audits;
 mod closing;
 mod forming;
 mod golden;
+mod length;
 mod people;
 mod probe;
 mod properties;

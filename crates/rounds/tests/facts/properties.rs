@@ -126,13 +126,15 @@ fn rules() -> impl Strategy<Value = RoundSettings> {
         1..4u32,
         1..30u64,
         0..3u64,
-        0..3_000u64,
-        0..3_000u64,
+        (0..3_000u64, 0..3_000u64),
+        prop_oneof![Just(0u64), 1..6_000u64],
     )
         .prop_map(
-            |(min_workers, quorum, blocks_per_epoch, staleness_rounds, grace_ms, forming_ms)| {
+            |(min_workers, quorum, blocks_per_epoch, staleness_rounds, waits, tokens)| {
+                let (grace_ms, forming_ms) = waits;
                 RoundSettings {
                     rounds: 6,
+                    tokens,
                     blocks_per_epoch,
                     min_workers,
                     max_workers: 4,

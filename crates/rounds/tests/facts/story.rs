@@ -25,6 +25,7 @@ pub struct Story {
 pub fn settings() -> RoundSettings {
     RoundSettings {
         rounds: 100,
+        tokens: 0,
         blocks_per_epoch: 1000,
         min_workers: 3,
         max_workers: 8,
@@ -298,17 +299,22 @@ impl Story {
 
     /// The same, every update clipped by this factor.
     pub fn merge_with(&mut self, factor: f32) -> Revision {
+        self.merge_counting(factor, &[])
+    }
+
+    /// The same, in which the first updates counted so much of their weight and the others all.
+    pub fn merge_counting(&mut self, factor: f32, counted: &[f32]) -> Revision {
         let pending = self.run.pending_merge().expect("a merge is pending");
         let number = self.run.revision().number + 1;
         let digest = hash(revision(self.run.revision().lineage, number));
-        let regard = |update: &PendingUpdate| Regard {
-            counted: 1.0,
+        let regard = |(index, update): (usize, &PendingUpdate)| Regard {
+            counted: counted.get(index).copied().unwrap_or(1.0),
             agreement: Some(0.5),
             record: Some(0.25 + 0.5 * update.record.unwrap_or(0.5)),
             needed: Some(0.25),
             twin: None,
         };
-        let regards = pending.updates.iter().map(regard).collect();
+        let regards = pending.updates.iter().enumerate().map(regard).collect();
         self.act(Input::MergeDone {
             round: pending.round,
             merge: hash(format!("merge {number}")),

@@ -101,6 +101,5 @@ impl Own {
 
 /// Progress of the run at the first and after the last step of an audited assignment.
 pub(super) fn progress(run: &LiveRun, audit: &Audit) -> (f64, f64) {
-    let (state, number) = (run.state(), audit.base.number);
-    (state.progress(number), state.progress(number + 1))
+    run.state().span_of_audited(audit)
 }
