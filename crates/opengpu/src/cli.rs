@@ -181,7 +181,8 @@ pub struct Join {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub threads: Option<u32>,
     /// What trains: auto (a GPU that works, else the CPU), cpu, gpu, or gpu:1 for the second
-    /// one; GPUs need a program built with the feature `gpu`
+    /// one; vulkan, metal, dx12, cuda or rocm (cuda:1) insist on an interface too. GPUs need a
+    /// program built with the feature `gpu`, and two of these with `cuda` or `rocm`
     #[arg(long, default_value = "auto", value_parser = device)]
     pub device: String,
     /// Memory of a training step, for example 8GiB or 500MB: larger batches are worked on in

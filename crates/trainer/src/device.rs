@@ -4,32 +4,28 @@
 //! taken before it has trained one tiny step with the CPU's result. Nothing here reads
 //! settings; the caller says what was wished for.
 
+#[cfg(any(feature = "gpu", test))]
+mod cards;
 #[cfg(feature = "gpu")]
 pub(crate) mod gpu;
+mod interface;
+#[cfg(any(feature = "cuda", feature = "rocm", test))]
+mod library;
 #[cfg(feature = "gpu")]
 mod probe;
 #[cfg(feature = "gpu")]
 mod trial;
+mod wish;
 
 use std::path::Path;
-use std::str::FromStr;
 
 use burn::tensor::Device;
 
 use crate::compute::Form;
 use crate::kernels::precision::has_bfloat16;
 
-/// What a person asks for: `auto`, `cpu`, `gpu` or `gpu:1`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wish {
-    /// A hardware GPU that works, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The GPU with this number, hardware before software, and nothing else.
-    Gpu(usize),
-}
+pub use interface::Interface;
+pub use wish::Wish;
 
 /// What kind of device was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +71,8 @@ pub struct Chosen {
 pub enum DeviceError {
     /// The text is no wish.
     #[error(
-        "`{0}` is no device: write `auto`, `cpu`, `gpu`, or `gpu:` and the number of one, such as `gpu:1`"
+        "`{0}` is no device: write `auto`, `cpu`, `gpu`, or `gpu:` and the number of one, such as `gpu:1`; \
+         in place of `gpu`, `vulkan`, `metal`, `dx12`, `cuda` and `rocm` insist on an interface"
     )]
     NoWish(String),
     /// This program was built for the CPU alone.
@@ -83,14 +80,35 @@ pub enum DeviceError {
         "this trainer was built without GPU support: write `auto` or `cpu`, or build it with the feature `gpu`"
     )]
     NotBuilt,
+    /// This program was built without an interface.
+    #[error("this trainer was built without {interface}: build it with the feature `{feature}`")]
+    NotBuiltFor {
+        /// The interface's name.
+        interface: &'static str,
+        /// What to build it with.
+        feature: &'static str,
+    },
     /// The machine shows no GPU.
     #[error(
-        "this machine shows no GPU: install its driver with Vulkan, Metal or DirectX 12, or write `auto` or `cpu`"
+        "this machine shows no GPU{0}: install its driver with Vulkan, Metal or DirectX 12, or write `auto` or `cpu`"
     )]
-    NoGpu,
+    NoGpu(
+        /// In brackets, what was not looked at and why; or nothing.
+        String,
+    ),
+    /// An interface shows no GPU.
+    #[error("{interface} shows no GPU: {reason}")]
+    NoneThrough {
+        /// The interface's name.
+        interface: &'static str,
+        /// Why it was not even looked at, or that it has none.
+        reason: String,
+    },
     /// There is none of that number.
-    #[error("there is no gpu:{index}; this machine has {found}")]
+    #[error("there is no {word}:{index}; this machine has {found}")]
     NoSuchGpu {
+        /// What was asked for by number.
+        word: &'static str,
         /// The number asked for.
         index: usize,
         /// The GPUs there are.
@@ -120,30 +138,19 @@ impl Chosen {
     }
 }
 
-impl FromStr for Wish {
-    type Err = DeviceError;
-
-    fn from_str(text: &str) -> Result<Self, DeviceError> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "gpu" => Ok(Self::Gpu(0)),
-            _ => text
-                .strip_prefix("gpu:")
-                .filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
-                .and_then(|number| number.parse().ok())
-                .map(Self::Gpu)
-                .ok_or_else(|| DeviceError::NoWish(text.to_owned())),
-        }
-    }
-}
-
 /// The device for a wish.
 pub fn choose(wish: Wish) -> Result<Chosen, DeviceError> {
     match wish {
         Wish::Cpu => Ok(Chosen::cpu()),
         Wish::Auto => Ok(auto()),
         Wish::Gpu(index) => gpu(index),
+        Wish::Through(interface, index) => match interface.missing_feature() {
+            None => through(interface, index),
+            Some(feature) => Err(DeviceError::NotBuiltFor {
+                interface: interface.name(),
+                feature,
+            }),
+        },
     }
 }
 
@@ -187,56 +194,133 @@ fn gpu(_index: usize) -> Result<Chosen, DeviceError> {
     Err(DeviceError::NotBuilt)
 }
 
+#[cfg(not(feature = "gpu"))]
+fn through(_interface: Interface, _index: usize) -> Result<Chosen, DeviceError> {
+    Err(DeviceError::NotBuilt)
+}
+
 #[cfg(feature = "gpu")]
 fn auto() -> Chosen {
+    let list = gpu::list(gpu::begin_trial);
     let mut notes = Vec::new();
-    // Drivers may end the process already when they are asked what they have.
-    let listed = gpu::begin_trial("GPUs at all").map(|_trial| gpu::list());
-    let found = listed.unwrap_or_else(|reason| {
-        notes.push(format!("GPUs were not looked for: {reason}"));
-        Vec::new()
-    });
-    for (number, found) in found.into_iter().enumerate() {
-        if found.kind == Kind::SoftwareGpu {
+    for (number, card) in list.cards.into_iter().enumerate() {
+        if let [way] = &card[..]
+            && way.kind == Kind::SoftwareGpu
+        {
             notes.push(format!(
                 "{} was passed over: it is software, slower than training on the CPU directly",
-                found.name
+                way.name
             ));
             continue;
         }
-        let name = found.name.clone();
-        let trial = gpu::begin_trial(&format!("{number} {name}"));
-        match trial.and_then(|_trial| tried(found)) {
-            Ok(chosen) => {
-                notes.extend(chosen.notes);
-                return Chosen { notes, ..chosen };
-            }
-            Err(reason) => notes.push(format!("{name} was passed over: {reason}")),
+        let (chosen, failures) = best_way(card, |name| {
+            let name = format!("{number} {name}");
+            gpu::begin_trial(&name)
+        });
+        notes.extend(failures.iter().map(passed_over));
+        if let Some(chosen) = chosen {
+            return with_notes(chosen, notes, list.notes);
         }
     }
+    notes.extend(list.notes);
     cpu(notes)
 }
 
 #[cfg(feature = "gpu")]
 fn gpu(index: usize) -> Result<Chosen, DeviceError> {
-    let mut all = gpu::list();
-    if all.is_empty() {
-        return Err(DeviceError::NoGpu);
+    let list = gpu::list(gpu::no_trial);
+    if list.cards.is_empty() {
+        return Err(DeviceError::NoGpu(match list.notes[..] {
+            [] => String::new(),
+            _ => format!(" ({})", list.notes.join("; ")),
+        }));
     }
-    if index >= all.len() {
-        let names: Vec<String> = all
-            .iter()
-            .enumerate()
-            .map(|(number, gpu)| format!("gpu:{number}, {}", gpu.name))
-            .collect();
+    one_of("gpu", index, list)
+}
+
+#[cfg(feature = "gpu")]
+fn through(interface: Interface, index: usize) -> Result<Chosen, DeviceError> {
+    let none = |reason| DeviceError::NoneThrough {
+        interface: interface.name(),
+        reason,
+    };
+    let found = gpu::through(interface).map_err(none)?;
+    if found.is_empty() {
+        return Err(none("no driver on this machine offers one".to_owned()));
+    }
+    let list = gpu::List {
+        cards: found.into_iter().map(|way| vec![way]).collect(),
+        notes: Vec::new(),
+    };
+    one_of(interface.word(), index, list)
+}
+
+/// The GPU of this number and no other.
+#[cfg(feature = "gpu")]
+fn one_of(word: &'static str, index: usize, mut list: gpu::List) -> Result<Chosen, DeviceError> {
+    if index >= list.cards.len() {
+        let name = |(number, card): (usize, &Vec<gpu::Found>)| {
+            let ways: Vec<&str> = card.iter().map(|way| way.name.as_str()).collect();
+            format!("{word}:{number}, {}", ways.join(" or "))
+        };
+        let names: Vec<String> = list.cards.iter().enumerate().map(name).collect();
         return Err(DeviceError::NoSuchGpu {
+            word,
             index,
             found: names.join("; "),
         });
     }
-    let found = all.swap_remove(index);
-    let name = found.name.clone();
-    tried(found).map_err(|reason| DeviceError::Unusable { name, reason })
+    let (chosen, failures) = best_way(list.cards.swap_remove(index), gpu::no_trial);
+    let Some(chosen) = chosen else {
+        let names: Vec<String> = failures.iter().map(|(name, _)| name.clone()).collect();
+        let reasons: Vec<String> = failures.into_iter().map(|(_, reason)| reason).collect();
+        return Err(DeviceError::Unusable {
+            name: names.join(" or "),
+            reason: reasons.join("; "),
+        });
+    };
+    let failed = failures.iter().map(passed_over).collect();
+    Ok(with_notes(chosen, failed, list.notes))
+}
+
+/// A way to a GPU that is of no use: its name, and why in a clause for people.
+#[cfg(feature = "gpu")]
+type Failure = (String, String);
+
+#[cfg(feature = "gpu")]
+fn passed_over((name, reason): &Failure) -> String {
+    format!("{name} was passed over: {reason}")
+}
+
+/// With notes of what was tried before it, and of interfaces that were not looked at. Those leave
+/// nothing to be wished for where it does all it could.
+#[cfg(feature = "gpu")]
+fn with_notes(chosen: Chosen, before: Vec<String>, not_looked_at: Vec<String>) -> Chosen {
+    let mut notes = before;
+    notes.extend(chosen.notes);
+    if !chosen.bfloat16 {
+        notes.extend(not_looked_at);
+    }
+    Chosen { notes, ..chosen }
+}
+
+/// The best way to a GPU, and those that were tried in vain. `begin` notes what is being tried.
+#[cfg(feature = "gpu")]
+fn best_way(
+    card: Vec<gpu::Found>,
+    begin: impl Fn(&str) -> Result<Option<trial::Trial>, String>,
+) -> (Option<Chosen>, Vec<Failure>) {
+    cards::best(card, |way| {
+        let name = way.name.clone();
+        let chosen = begin(&name).and_then(|_trial| tried(way));
+        let chosen = chosen.map_err(|reason| (name, reason))?;
+        let worth = match (chosen.form, chosen.bfloat16) {
+            (Form::Plain, _) => cards::Worth::Plain,
+            (Form::Fused, false) => cards::Worth::Fused,
+            (Form::Fused, true) => cards::Worth::Bfloat16,
+        };
+        Ok((worth, chosen))
+    })
 }
 
 /// A GPU with the operations that compute there as on the CPU: the fused ones, in bfloat16 too
@@ -273,28 +357,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wishes_are_read_and_other_texts_refused_with_what_is_allowed() {
-        assert_eq!("auto".parse(), Ok(Wish::Auto));
-        assert_eq!("cpu".parse(), Ok(Wish::Cpu));
-        assert_eq!("gpu".parse(), Ok(Wish::Gpu(0)));
-        assert_eq!("gpu:3".parse(), Ok(Wish::Gpu(3)));
-        for text in [
-            "",
-            "GPU",
-            "gpu:",
-            "gpu:x",
-            "gpu:-1",
-            "gpu:+1",
-            "cuda",
-            "gpu:99999999999999999999999",
-        ] {
-            let error = text.parse::<Wish>().unwrap_err();
-            assert_eq!(error, DeviceError::NoWish(text.to_owned()));
-            assert!(error.to_string().contains("`gpu:1`"), "{error}");
-        }
-    }
-
-    #[test]
     fn the_cpu_is_always_there() {
         let chosen = choose(Wish::Cpu).unwrap();
         assert_eq!((chosen.kind, chosen.notes), (Kind::Cpu, Vec::new()));
@@ -308,11 +370,46 @@ mod tests {
         assert_eq!(choose(Wish::Auto).unwrap().kind, Kind::Cpu);
     }
 
+    #[test]
+    fn an_interface_that_was_not_built_in_is_refused_with_its_feature() {
+        for interface in Interface::ALL {
+            let Some(feature) = interface.missing_feature() else {
+                continue;
+            };
+            let error = choose(Wish::Through(interface, 0)).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{feature}`")), "{error}");
+        }
+    }
+
+    /// On a machine without these makers' GPUs and drivers, which is most of them.
+    #[cfg(all(feature = "cuda", feature = "rocm"))]
+    #[test]
+    fn cuda_and_rocm_without_their_libraries_are_told_and_stop_nothing() {
+        for interface in [Interface::Cuda, Interface::Rocm] {
+            let Err(reason) = gpu::through(interface) else {
+                continue;
+            };
+            let error = choose(Wish::Through(interface, 0)).unwrap_err().to_string();
+            assert!(error.contains(&reason), "{error}");
+            let list = gpu::list(gpu::no_trial);
+            let told = |note: &String| note.starts_with(interface.name());
+            assert!(list.notes.iter().any(told), "{:?}", list.notes);
+            let chosen = choose(Wish::Auto).unwrap();
+            assert!(
+                chosen.bfloat16 || chosen.notes.iter().any(told),
+                "{:?}",
+                chosen.notes
+            );
+        }
+    }
+
     #[cfg(feature = "gpu")]
     #[test]
     fn auto_never_takes_software_and_says_so() {
-        let software = gpu::list()
+        let software = gpu::list(gpu::no_trial)
+            .cards
             .into_iter()
+            .flatten()
             .find(|gpu| gpu.kind == Kind::SoftwareGpu);
         let chosen = choose(Wish::Auto).unwrap();
         assert_ne!(chosen.kind, Kind::SoftwareGpu);
@@ -332,9 +429,9 @@ mod tests {
     #[test]
     fn a_number_beyond_the_last_gpu_is_refused_with_the_list() {
         let error = choose(Wish::Gpu(1000)).unwrap_err();
-        match gpu::list().first() {
-            None => assert_eq!(error, DeviceError::NoGpu),
-            Some(first) => assert!(error.to_string().contains(&first.name), "{error}"),
+        match gpu::list(gpu::no_trial).cards.first() {
+            None => assert!(matches!(error, DeviceError::NoGpu(_)), "{error}"),
+            Some(first) => assert!(error.to_string().contains(&first[0].name), "{error}"),
         }
     }
 
@@ -352,10 +449,26 @@ mod tests {
     #[cfg(feature = "gpu")]
     #[test]
     fn the_first_gpu_passes_the_probe() {
-        if gpu::list().is_empty() {
+        if gpu::list(gpu::no_trial).cards.is_empty() {
             panic!("this test needs a Vulkan device; on Debian install mesa-vulkan-drivers");
         }
         let chosen = choose(Wish::Gpu(0)).unwrap();
         assert_ne!(chosen.kind, Kind::Cpu);
+    }
+
+    #[cfg(feature = "gpu")]
+    #[test]
+    fn a_gpu_can_be_taken_through_its_interface_by_name() {
+        let list = gpu::list(gpu::no_trial).cards;
+        let interface = Interface::ALL.into_iter().find(|interface| {
+            let suffix = format!("({})", interface.name());
+            list.iter().flatten().any(|way| way.name.ends_with(&suffix))
+        });
+        let interface = interface.expect("a GPU through some interface");
+        let found = gpu::through(interface).unwrap();
+        assert!(found.iter().all(|way| way.name.contains(interface.name())));
+        let error = choose(Wish::Through(interface, 1000)).unwrap_err();
+        let first = format!("{}:0, {}", interface.word(), found[0].name);
+        assert!(error.to_string().contains(&first), "{error}");
     }
 }

@@ -171,7 +171,7 @@ impl FusedKernels for CubeBackend {
         gradient: FloatTensor<Self>,
         step: Step,
     ) -> [FloatTensor<Self>; 3] {
-        let state = state.map(|tensor| buffer::own(dense(tensor)));
+        let state = state.map(buffer::own);
         let [weights, first, second] = &state;
         adamw::update(weights, first, second, &dense(gradient), step);
         state

@@ -18,12 +18,13 @@ pub fn dense(tensor: CubeTensor) -> CubeTensor {
     into_contiguous(tensor)
 }
 
-/// A tensor that may be written to: itself, or a copy where somebody else holds it.
+/// A dense tensor that may be written to: itself, or a copy where somebody else holds it. A copy
+/// may have gaps between rows at first.
 pub fn own(tensor: CubeTensor) -> CubeTensor {
     if tensor.can_mut() {
-        return tensor;
+        return dense(tensor);
     }
-    tensor.copy()
+    dense(tensor.copy())
 }
 
 /// A dense tensor on the device of `like` and of its element type, not yet written.
