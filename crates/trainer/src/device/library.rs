@@ -198,6 +198,16 @@ mod tests {
     }
 
     #[test]
+    fn another_library_of_that_name_is_told() {
+        let reason = CUDA.reason("libcuda.so.1", &Failure::Foreign);
+        assert_eq!(
+            reason,
+            "libcuda.so.1 is another library than the one that comes with NVIDIA's driver: it has \
+             no cuInit"
+        );
+    }
+
+    #[test]
     fn every_library_has_a_name() {
         for needed in [CUDA, ROCM] {
             assert!(needed.libraries.iter().all(|names| !names.is_empty()));

@@ -11,6 +11,8 @@ mod embedding;
 mod loss;
 mod matrix;
 mod norm;
+#[cfg(all(test, feature = "cuda", feature = "rocm"))]
+mod offline;
 mod reduce;
 mod rotary;
 mod scale;
