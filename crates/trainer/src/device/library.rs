@@ -10,6 +10,9 @@ pub struct Needed {
     roots: &'static [&'static str],
     /// The function of the first library that makes it ready.
     start: &'static str,
+    /// Others of it without which the backend would end the process.
+    #[cfg_attr(not(any(feature = "cuda", feature = "rocm")), expect(dead_code))]
+    functions: &'static [&'static str],
     /// What brings them.
     comes_with: &'static str,
 }
@@ -19,13 +22,13 @@ pub struct Needed {
 pub enum Failure {
     /// The system could not open it, in its words.
     Unopened(String),
-    /// It is another library of that name.
-    Foreign,
+    /// It has no function of this name.
+    Lacks(String),
     /// It could not be made ready, with its number for why.
     Refused(i32),
 }
 
-/// What CUDA does with: the driver alone.
+/// What CUDA's backend opens: of the driver alone.
 #[cfg(any(feature = "cuda", test))]
 pub const CUDA: Needed = Needed {
     libraries: match cfg!(windows) {
@@ -34,6 +37,8 @@ pub const CUDA: Needed = Needed {
     },
     roots: &[],
     start: "cuInit",
+    // The backend panics over others, which is caught.
+    functions: &[],
     comes_with: "NVIDIA's driver",
 };
 
@@ -49,6 +54,36 @@ pub const ROCM: Needed = Needed {
     },
     roots: &["ROCM_PATH", "HIP_PATH"],
     start: "hipInit",
+    functions: &[
+        "hipDeviceGetPCIBusId",
+        "hipEventCreateWithFlags",
+        "hipEventDestroy",
+        "hipEventElapsedTime",
+        "hipEventRecord",
+        "hipEventSynchronize",
+        "hipFree",
+        "hipFreeAsync",
+        "hipGetDeviceCount",
+        "hipGetDevicePropertiesR0600",
+        "hipFreeHost",
+        "hipHostMalloc",
+        "hipMalloc",
+        "hipMallocAsync",
+        "hipMemGetInfo",
+        "hipMemcpy2DAsync",
+        "hipMemcpyDtoDAsync",
+        "hipMemcpyDtoHAsync",
+        "hipMemcpyHtoDAsync",
+        "hipModuleGetFunction",
+        "hipModuleLaunchKernel",
+        "hipModuleLoadData",
+        "hipModuleUnload",
+        "hipSetDevice",
+        "hipSetDeviceFlags",
+        "hipStreamCreateWithFlags",
+        "hipStreamSynchronize",
+        "hipStreamWaitEvent",
+    ],
     comes_with: "ROCm, whose folder ROCM_PATH may name",
 };
 
@@ -70,9 +105,9 @@ impl Needed {
                 let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
                 format!("{library} can't be opened (it comes with {comes_with}): {words}")
             }
-            Failure::Foreign => format!(
-                "{library} is another library than the one that comes with {comes_with}: it has \
-                 no {start}"
+            Failure::Lacks(function) => format!(
+                "{library} has no {function}: it is too old, or another library than the one that \
+                 comes with {comes_with}"
             ),
             Failure::Refused(NO_DEVICE) => {
                 format!("{start} of {library} finds no GPU (error {NO_DEVICE})")
@@ -84,6 +119,7 @@ impl Needed {
 
 #[cfg(any(feature = "cuda", feature = "rocm"))]
 mod open {
+    use std::error::Error;
     use std::path::PathBuf;
 
     use libloading::Library;
@@ -98,11 +134,26 @@ mod open {
                 let library = self.open(names)?;
                 first.get_or_insert((names[0], library));
             }
-            match first {
-                Some((name, library)) => {
-                    start(library, self.start).map_err(|failure| self.reason(name, &failure))
-                }
-                None => Ok(()),
+            let Some((name, library)) = first else {
+                return Ok(());
+            };
+            self.start(library)
+                .map_err(|failure| self.reason(name, &failure))
+        }
+
+        /// Makes a library ready, and keeps it open: it may have started threads.
+        fn start(&self, library: Library) -> Result<(), Failure> {
+            for function in self.functions {
+                find(&library, function)?;
+            }
+            let start = find(&library, self.start)?;
+            // SAFETY: this is the type of `cuInit` and of `hipInit`. They take a number, which must
+            // be zero, and may be called often.
+            let answer = unsafe { start(0) };
+            std::mem::forget(library);
+            match answer {
+                0 => Ok(()),
+                number => Err(Failure::Refused(number)),
             }
         }
 
@@ -126,7 +177,8 @@ mod open {
                 match unsafe { Library::new(&path) } {
                     Ok(library) => return Ok(library),
                     Err(error) => reason.get_or_insert_with(|| {
-                        let failure = Failure::Unopened(error.to_string());
+                        let words = error.source().map(ToString::to_string);
+                        let failure = Failure::Unopened(words.unwrap_or(error.to_string()));
                         self.reason(&path.to_string_lossy(), &failure)
                     }),
                 };
@@ -135,21 +187,16 @@ mod open {
         }
     }
 
-    /// Makes a library ready, and keeps it open: it may have started threads.
-    fn start(library: Library, name: &str) -> Result<(), Failure> {
-        // SAFETY: `cuInit` and `hipInit` take an unsigned number, which must be zero, and answer
-        // with a number; they may be called often.
-        let answer = unsafe {
-            let start = library
-                .get::<unsafe extern "system" fn(u32) -> i32>(name)
-                .map_err(|_| Failure::Foreign)?;
-            start(0)
-        };
-        std::mem::forget(library);
-        match answer {
-            0 => Ok(()),
-            number => Err(Failure::Refused(number)),
-        }
+    /// A function of a library, of the type of those that make ready.
+    fn find(
+        library: &Library,
+        name: &str,
+    ) -> Result<unsafe extern "system" fn(u32) -> i32, Failure> {
+        // SAFETY: it is looked up here and called, if at all, where its type is known to be this.
+        let function = unsafe { library.get(name) };
+        function
+            .map(|function| *function)
+            .map_err(|_| Failure::Lacks(name.to_owned()))
     }
 }
 
@@ -199,11 +246,11 @@ mod tests {
 
     #[test]
     fn another_library_of_that_name_is_told() {
-        let reason = CUDA.reason("libcuda.so.1", &Failure::Foreign);
+        let reason = CUDA.reason("libcuda.so.1", &Failure::Lacks("cuInit".to_owned()));
         assert_eq!(
             reason,
-            "libcuda.so.1 is another library than the one that comes with NVIDIA's driver: it has \
-             no cuInit"
+            "libcuda.so.1 has no cuInit: it is too old, or another library than the one that comes \
+             with NVIDIA's driver"
         );
     }
 
@@ -230,6 +277,16 @@ mod tests {
             ..CUDA
         };
         let reason = foreign.check().unwrap_err();
-        assert!(reason.ends_with("it has no cuInit"), "{reason}");
+        assert!(reason.starts_with("libm.so.6 has no cuInit"), "{reason}");
+        let half = Needed {
+            functions: &["cos", "hipGetDeviceCount"],
+            start: "sin",
+            ..foreign
+        };
+        let reason = half.check().unwrap_err();
+        assert!(
+            reason.starts_with("libm.so.6 has no hipGetDeviceCount"),
+            "{reason}"
+        );
     }
 }
