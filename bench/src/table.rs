@@ -153,7 +153,7 @@ impl Table {
                     false => Method::Rounds(Federated {
                         rounds,
                         steps,
-                        in_tokens: false,
+                        total_tokens: 0,
                         sync: row.sync.clone(),
                         keep_unsent: row.keep_unsent,
                         trust: row.trust.clone(),

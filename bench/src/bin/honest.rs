@@ -57,7 +57,7 @@ fn main() -> Result<()> {
     let settings = Federated {
         rounds: arguments.rounds,
         steps: arguments.steps,
-        in_tokens: false,
+        total_tokens: 0,
         sync: SyncSettings::default(),
         keep_unsent: 0.0,
         trust: Some(TrustSettings::default()),

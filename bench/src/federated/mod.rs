@@ -32,10 +32,10 @@ pub struct Federated {
     pub rounds: u64,
     /// Inner steps in a round (H).
     pub steps: u64,
-    /// Go on until the merges counted the tokens of so many rounds of all workers, however many
-    /// rounds that takes.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub in_tokens: bool,
+    /// Go on until the merges counted so many tokens, however many rounds that takes; 0: `rounds`
+    /// says how long it is.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub total_tokens: u64,
     /// Compression and outer optimiser.
     pub sync: SyncSettings,
     /// Part of a worker's unsent progress that it starts a round with: 0 is the product's
@@ -51,6 +51,10 @@ pub struct Federated {
     /// Audits, by the rules of `trust`; None: nothing is audited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audits: Option<Auditing>,
+}
+
+fn is_zero(tokens: &u64) -> bool {
+    *tokens == 0
 }
 
 impl Federated {
@@ -119,6 +123,7 @@ impl Federated {
         };
         Ok(RoundSettings {
             rounds: self.rounds,
+            total_tokens: self.total_tokens,
             blocks_per_epoch,
             min_workers: least,
             max_workers: most,

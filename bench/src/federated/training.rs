@@ -90,11 +90,7 @@ impl<'a> Training<'a> {
                 settings.spec(inner, seed).audit_rules()
             }
         };
-        let mut rounds = settings.round_settings(workers, schedule.blocks_per_epoch, rules)?;
-        if settings.in_tokens {
-            let in_a_round = workers * settings.steps * tokens_per_block(data, inner);
-            rounds.tokens = settings.rounds * in_a_round;
-        }
+        let rounds = settings.round_settings(workers, schedule.blocks_per_epoch, rules)?;
         let mut training = Self {
             settings,
             data,

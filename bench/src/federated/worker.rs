@@ -9,7 +9,7 @@ use opengpu_merge::audit::{commitment, write_openings};
 use opengpu_merge::{Codec, Layout, encode, feedback};
 use opengpu_protocol::SyncSettings;
 use opengpu_rounds::{
-    AssignmentId, Commitment, FeedbackId, Hash, Lease, Outcome, Run, Span, WorkerId,
+    AssignmentId, Commitment, FeedbackId, Hash, Lease, Outcome, Run, ScheduleSpan, WorkerId,
 };
 use opengpu_trainer::{InnerLoop, Signals};
 use opengpu_trainer_protocol::{InnerSettings, TrainRequest};
@@ -55,18 +55,14 @@ pub(super) struct Schedule {
 
 impl Schedule {
     /// Training these blocks, while the run goes so far.
-    pub(super) fn request(
-        &self,
-        (progress_from, progress_to): Span,
-        blocks: Vec<(u64, u64)>,
-    ) -> TrainRequest {
+    pub(super) fn request(&self, span: ScheduleSpan, blocks: Vec<(u64, u64)>) -> TrainRequest {
         TrainRequest {
             blocks,
             blocks_per_epoch: self.blocks_per_epoch,
             block_sequences: self.block_sequences,
             seed: self.seed,
-            progress_from,
-            progress_to,
+            progress_from: span.from,
+            progress_to: span.to,
             at_most_blocks: None,
             out: Default::default(),
             slowdown: 1.0,

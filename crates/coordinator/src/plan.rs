@@ -80,15 +80,15 @@ fn run_plan(run: &LiveRun, worker: WorkerId, now_ms: u64) -> Option<RunPlan> {
     let state = run.state();
     let digest = state.digest()?;
     let assignment = state.assignment_of(worker).map(|(assignment, lease)| {
-        let (progress_from, progress_to) = state.span_of(lease);
+        let span = state.span_of(lease);
         AssignmentPlan {
             assignment,
             round: lease.round,
             base: lease.base,
             blocks: lease.blocks(),
             remaining_ms: lease.deadline_ms.saturating_sub(now_ms),
-            progress_from,
-            progress_to,
+            progress_from: span.from,
+            progress_to: span.to,
         }
     });
     let mut verdicts: Vec<Verdict> = state

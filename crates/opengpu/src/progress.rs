@@ -169,13 +169,13 @@ impl Reporter {
 /// Rounds merged, of how many; in a run of so many tokens, with the part of them that is done.
 pub fn rounds(view: &RunView) -> String {
     let merged = view.revision.number;
-    match (view.spec.round.tokens, view.done()) {
+    match (view.spec.round.total_tokens, view.done()) {
         (0, (_, rounds)) => format!("{merged}/{rounds}"),
         (_, (counted, tokens)) => {
             let percent = 100.0 * counted as f64 / tokens as f64;
             format!(
                 "{merged}, {:.0} % of {} tokens",
-                percent.floor(),
+                percent.floor().min(100.0),
                 count(tokens as f64)
             )
         }

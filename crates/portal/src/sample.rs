@@ -22,8 +22,17 @@ pub fn runs() -> Vec<RunView> {
         run.rounds.pop();
         run
     };
+    let of_tokens = {
+        let mut run = training_run(12);
+        run.run = RunId(6);
+        run.spec.name = "shakespeare-tokens".into();
+        run.spec.round.total_tokens = 10_000_000;
+        run.counted_tokens = run.tokens;
+        run
+    };
     vec![
         training_run(41),
+        of_tokens,
         finished,
         forming_run(),
         paused_run(),

@@ -98,7 +98,11 @@ impl RunSpec {
 
 fn check_rounds(round: &RoundSettings) -> Result<(), SpecError> {
     within("round.rounds", round.rounds, 1..=10_000_000)?;
-    within("round.tokens", round.tokens, 0..=1_000_000_000_000_000)?;
+    within(
+        "round.total_tokens",
+        round.total_tokens,
+        0..=1_000_000_000_000_000,
+    )?;
     within("round.min_workers", round.min_workers, 1..=1_000_000)?;
     within(
         "round.max_workers",
@@ -327,7 +331,9 @@ mod tests {
                 spec.inner.batch_sequences = 0
             }),
             ("round.rounds", |spec| spec.round.rounds = 0),
-            ("round.tokens", |spec| spec.round.tokens = u64::MAX),
+            ("round.total_tokens", |spec| {
+                spec.round.total_tokens = u64::MAX
+            }),
             ("round.quorum", |spec| spec.round.quorum = 4),
             ("round.quorum", |spec| spec.round.quorum = 0),
             ("round.max_workers", |spec| spec.round.max_workers = 2),

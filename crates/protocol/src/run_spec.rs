@@ -1,7 +1,7 @@
 //! The run file: what a researcher declares about a run, in TOML.
 
 use opengpu_rounds::standing::PROBATION_AUDITS;
-use opengpu_rounds::{AuditRules, RoundSettings};
+use opengpu_rounds::{AuditRules, DIRECTION_SINCE, RoundSettings};
 use opengpu_trainer_protocol::{InnerSettings, InnerState, ModelConfig};
 use serde::{Deserialize, Serialize};
 
@@ -205,7 +205,10 @@ impl RunSpec {
 
     /// Aggregation and outer optimiser, as the arithmetic takes them.
     pub fn outer_settings(&self) -> opengpu_merge::OuterSettings {
-        outer_settings(&self.sync, &self.trust)
+        let mut settings = outer_settings(&self.sync, &self.trust);
+        // Runs from before merge as they did.
+        settings.direction &= self.round.weighing >= DIRECTION_SINCE;
+        settings
     }
 }
 

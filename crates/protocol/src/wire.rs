@@ -434,7 +434,7 @@ impl RunView {
     /// How much of the run is done, and how much there is: in counted tokens where the run file
     /// says how many, else in rounds.
     pub fn done(&self) -> (u64, u64) {
-        match self.spec.round.tokens {
+        match self.spec.round.total_tokens {
             0 => (self.revision.number, self.spec.round.rounds),
             tokens => (self.counted_tokens, tokens),
         }

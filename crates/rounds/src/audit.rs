@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::reputation::audit_rate;
 use crate::{
-    AssignmentId, BlockRange, Hash, NodeId, Rerun, Revision, RoundSettings, Span, WorkerId,
+    AssignmentId, BlockRange, Hash, NodeId, Rerun, Revision, RoundSettings, ScheduleSpan, WorkerId,
     WorkerSight,
 };
 
@@ -52,9 +52,9 @@ pub struct Audit {
     pub round: u64,
     /// The weights it started from.
     pub base: Revision,
-    /// In a run of so many tokens: progress of the run before and after the assignment.
+    /// What the assignment was trained with, in a run of so many tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) span: Option<Span>,
+    pub(crate) span: Option<ScheduleSpan>,
     /// All blocks of the assignment, in training order.
     pub blocks: Vec<BlockRange>,
     /// How many of them were trained.

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::probe::Trial;
 use crate::{
-    AssignmentId, Commitment, FeedbackId, Finding, Hash, NodeId, Revision, RoundSettings, WorkerId,
+    AssignmentId, Commitment, FeedbackId, Finding, Hash, NodeId, Revision, RoundSettings,
+    ScheduleSpan, WorkerId,
 };
 
 /// Half-open range of global block numbers. Block `b` is position `b % blocks_per_epoch`
@@ -129,6 +130,10 @@ pub enum EventKind {
         blocks: Vec<BlockRange>,
         /// How often the first of these blocks has been leased before.
         attempt: u32,
+        /// The part of the schedule to train it with, in a run of so many tokens; else it follows
+        /// from the base.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        span: Option<ScheduleSpan>,
     },
     /// An update arrived whole and passed the checks.
     UpdateAccepted {
@@ -228,6 +233,9 @@ pub enum EventKind {
         /// What was found about each, in the same order; empty in older logs.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         regards: Vec<Regard>,
+        /// How many tokens it counts, in a run of so many.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        counted_tokens: Option<u64>,
     },
     /// A revision was written as a base checkpoint that joiners start from.
     Checkpointed {
@@ -288,7 +296,7 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
-    /// The run reached its number of rounds, or a person stopped it.
+    /// The run reached its length, or a person stopped it.
     Finished {
         /// Why.
         reason: String,

@@ -72,6 +72,7 @@ impl Run {
                 base,
                 blocks,
                 attempt,
+                span,
             } => {
                 let lease = Lease {
                     worker: *worker,
@@ -79,7 +80,7 @@ impl Run {
                     base: *base,
                     attempt: *attempt,
                     deadline_ms: self.current.as_ref().map_or(at_ms, |r| r.deadline_ms),
-                    span: self.span_now(),
+                    span: *span,
                     pieces: self.blocks.take(blocks),
                 };
                 self.leases.insert(*assignment, lease.into());
@@ -343,6 +344,7 @@ impl Run {
             digest,
             factors,
             regards,
+            counted_tokens,
         } = merged
         else {
             return;
@@ -393,7 +395,9 @@ impl Run {
         self.totals.merged_rounds += 1;
         self.revision = *revision;
         self.digest = Some(*digest);
-        self.fold_counted(&updates, regards);
+        if let Some(tokens) = counted_tokens {
+            self.fold_counted(*tokens);
+        }
         self.merges.push_back(
             MergeRecord {
                 round: *round,

@@ -39,7 +39,7 @@ pub use ids::{AssignmentId, FeedbackId, Hash, NodeId, NotAHash, Revision, RunId,
 pub use input::{
     Compared, Decision, Fleet, Input, Look, Refusal, WorkerSight, fleet_after_restart,
 };
-pub use length::Span;
+pub use length::ScheduleSpan;
 pub use reads::{PendingMerge, PendingUpdate};
 pub use reputation::Reputation;
 pub use rerun::{Belief, Candidate, Choice, Involved, MOST_ASKED, Rerun, believe, choose_auditor};
@@ -48,4 +48,4 @@ pub use run::{
     STATE_VERSION, Totals, Verdict,
 };
 pub use settings::RoundSettings;
-pub use weight::{NEWCOMERS_PART, WEIGHING, weight, weights};
+pub use weight::{DIRECTION_SINCE, NEWCOMERS_PART, WEIGHING, weight, weights};

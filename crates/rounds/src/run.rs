@@ -18,7 +18,7 @@ use crate::probe::Trial;
 use crate::shared::Shared;
 use crate::{
     AssignmentId, Audit, BlockRange, Event, EventKind, FeedbackId, Hash, NodeId, Regard, Revision,
-    RoundSettings, Span, WorkerId,
+    RoundSettings, ScheduleSpan, WorkerId,
 };
 
 /// Version of the state's serialised form. Raised when a field changes its meaning: then
@@ -250,9 +250,9 @@ pub struct Lease {
     pub attempt: u32,
     /// When training on it ends.
     pub deadline_ms: u64,
-    /// In a run of so many tokens: progress of the run before and after it.
+    /// What it is trained with, in a run of so many tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) span: Option<Span>,
+    pub(crate) span: Option<ScheduleSpan>,
     pub(crate) pieces: Vec<Piece>,
 }
 

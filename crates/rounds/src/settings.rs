@@ -8,12 +8,12 @@ use crate::AuditRules;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RoundSettings {
-    /// Outer steps after which the run is finished; with `tokens`, how many those are expected to take.
+    /// Outer steps after which the run is finished; with `total_tokens`, how many those are expected to take.
     pub rounds: u64,
     /// Tokens after which the run is finished, as its merges counted them, however many rounds
     /// that takes; 0: `rounds` says how long it is.
-    #[serde(skip_serializing_if = "is_none")]
-    pub tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub total_tokens: u64,
     /// Blocks in one epoch of the dataset (filled in when the run is created).
     pub blocks_per_epoch: u64,
     /// Workers needed before the first round opens, and to open any later one.
@@ -42,7 +42,7 @@ pub struct RoundSettings {
     pub audit: AuditRules,
     /// By what part of the lowest held-out loss before it a loss must be higher for the run to
     /// roll back by itself; 0: it never does (filled in when the run is created).
-    #[serde(skip_serializing_if = "is_off")]
+    #[serde(skip_serializing_if = "is_zero")]
     pub rollback_above: f64,
     /// How updates are weighed ([`crate::weights`]): 0 by their tokens alone, as runs from before
     /// there were limits, whose merges must come out again as they did; [`crate::WEIGHING`] for
@@ -51,23 +51,15 @@ pub struct RoundSettings {
     pub weighing: u32,
 }
 
-fn is_off(above: &f64) -> bool {
-    *above == 0.0
-}
-
-fn is_none(tokens: &u64) -> bool {
-    *tokens == 0
-}
-
-fn is_zero(weighing: &u32) -> bool {
-    *weighing == 0
+fn is_zero<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Default for RoundSettings {
     fn default() -> Self {
         Self {
             rounds: 100,
-            tokens: 0,
+            total_tokens: 0,
             blocks_per_epoch: 0,
             min_workers: 1,
             max_workers: 1024,

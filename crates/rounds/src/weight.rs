@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::{NodeId, PendingUpdate};
 
-/// The present way to weigh updates.
-pub const WEIGHING: u32 = 1;
+/// The present way to weigh updates: 1 brought limits, 2 directions before each rule.
+pub const WEIGHING: u32 = 2;
+
+/// From which on directions are looked at before the other rules than the trust-weighted one.
+pub const DIRECTION_SINCE: u32 = 2;
 
 /// Largest part of a round's weight that the updates of one node have together, where there
 /// are eight nodes or more; of fewer, twice an equal part, but never half. How many blocks a
@@ -28,9 +31,13 @@ pub const NEWCOMERS_PART: f64 = 0.25;
 ///
 /// Times the part that its node's reputation lets it have.
 pub fn weight(update: &PendingUpdate) -> f32 {
+    (unlimited(update) * f64::from(update.trust)) as f32
+}
+
+/// The same before anything limits it.
+pub(crate) fn unlimited(update: &PendingUpdate) -> f64 {
     let tokens = update.tokens as f64;
-    let weight = tokens * tokens / update.blocks.max(1) as f64;
-    (weight * f64::from(update.trust)) as f32
+    tokens * tokens / update.blocks.max(1) as f64
 }
 
 /// The weights of a round's updates, none of them larger than [`weight`]: those of a node that

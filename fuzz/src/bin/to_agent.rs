@@ -480,6 +480,7 @@ fn log() -> Vec<Seed> {
             base,
             blocks: vec![BlockRange { start: 3, end: 9 }],
             attempt: 0,
+            span: Some(opengpu_rounds::ScheduleSpan { from: 0.25, to: 0.5 }),
         },
         EventKind::UpdateAccepted {
             assignment,
@@ -515,6 +516,7 @@ fn log() -> Vec<Seed> {
                 };
                 2
             ],
+            counted_tokens: Some(4000),
         },
         EventKind::Checkpointed {
             revision: base,

@@ -55,9 +55,9 @@ struct Part {
     /// Look at directions before the rule, as is the default; without it the rule is alone.
     #[serde(default = "yes")]
     direction: bool,
-    /// Go on until as many tokens counted as a clean run of so many rounds has.
+    /// Go on until so many tokens counted, however many rounds that takes.
     #[serde(default)]
-    in_tokens: bool,
+    total_tokens: u64,
     /// Audit updates. The optimiser then starts at zero in each round, of clean runs too.
     #[serde(default)]
     audits: bool,
@@ -81,7 +81,7 @@ pub struct Row {
     pub aggregator: Aggregator,
     clip: bool,
     direction: bool,
-    in_tokens: bool,
+    total_tokens: u64,
     audits: bool,
     newcomers: bool,
     pub hostile: Option<Hostile>,
@@ -145,7 +145,7 @@ impl Grid {
             aggregator,
             clip: part.clip,
             direction: part.direction,
-            in_tokens: part.in_tokens,
+            total_tokens: part.total_tokens,
             audits: part.audits,
             newcomers: part.newcomers && hostile.is_some(),
             hostile,
@@ -168,7 +168,7 @@ impl Grid {
             method: Method::Rounds(Federated {
                 rounds: self.rounds,
                 steps: self.steps,
-                in_tokens: part.in_tokens,
+                total_tokens: part.total_tokens,
                 sync: SyncSettings {
                     clip_to_median_norm: part.clip,
                     ..SyncSettings::default()
@@ -218,7 +218,7 @@ impl Row {
     pub fn rule(&self) -> String {
         let alone = if self.direction { "" } else { " alone" };
         let clip = if self.clip { "" } else { ", no clipping" };
-        let tokens = if self.in_tokens {
+        let tokens = if self.total_tokens > 0 {
             ", as many tokens"
         } else {
             ""

@@ -262,6 +262,7 @@ mod tests {
                 base,
                 blocks: Vec::new(),
                 attempt: 0,
+                span: None,
             },
         });
     }

@@ -208,6 +208,22 @@ impl Story {
         }
     }
 
+    /// How many audits the stranger passed and failed, once the first is noted: a moment after it
+    /// is in the log.
+    async fn audits_of_stranger(&self) -> (u64, u64) {
+        let started = Instant::now();
+        loop {
+            let node = self.stranger.worker.node;
+            let view = self.server.operator().node_view(node).await.unwrap();
+            let audits = (view.audits_passed, view.audits_failed);
+            if audits != (0, 0) {
+                return audits;
+            }
+            assert!(started.elapsed() < PATIENCE, "no audit is noted");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     /// The ledger has the stranger's update alone, and credits just these of the vouched nodes, in
     /// this order, with as much work as that was. What each node's lines come to.
     async fn check_who_is_credited(&self, places: &[usize]) -> BTreeMap<NodeId, Totals> {
@@ -318,12 +334,8 @@ async fn an_audit_is_answered_by_the_node_that_was_asked_alone_and_once() {
     assert_eq!(finding.allowed, Some(1e-3));
     let node = asked.worker.node;
     assert_eq!(finding.decided_by(), Some(node));
+    assert_eq!(story.audits_of_stranger().await, (1, 0));
     let operator = story.server.operator();
-    let stranger = operator
-        .node_view(story.stranger.worker.node)
-        .await
-        .unwrap();
-    assert_eq!((stranger.audits_passed, stranger.audits_failed), (1, 0));
     let lines = operator.ledger_lines(run, 0).await.unwrap();
     let lines = String::from_utf8(lines).unwrap();
     assert!(lines.contains(&format!("\"by\":{node}")), "{lines}");

@@ -175,13 +175,13 @@ async fn a_run_of_so_many_tokens_goes_on_until_its_merges_counted_them() {
 
     // A token more than twice as many as both rounds had.
     spec.name = "longer".into();
-    spec.round.tokens = 2 * of_two_rounds.tokens + 1;
+    spec.round.total_tokens = 2 * of_two_rounds.tokens + 1;
     let run = server.start_run(&spec).await;
     train(&mut workers, run, |view| view.phase == "finished").await;
     let view = server.operator().run(run).await.unwrap();
-    assert!(view.counted_tokens >= spec.round.tokens, "{view:?}");
-    assert_eq!(view.done(), (view.counted_tokens, spec.round.tokens));
+    assert!(view.counted_tokens >= spec.round.total_tokens, "{view:?}");
+    assert_eq!(view.done(), (view.counted_tokens, spec.round.total_tokens));
     assert!(view.revision.number > 4, "{}", view.revision);
-    let told = format!("tokens are merged, of {}", spec.round.tokens);
+    let told = format!("tokens are merged, of {}", spec.round.total_tokens);
     assert!(view.explanation.contains(&told), "{}", view.explanation);
 }

@@ -38,6 +38,7 @@ async fn an_append_is_read_back_as_it_was(db: Database) {
             // Numbers whose decimal form is long, tiny, or huge.
             factors: vec![0.1, 1.0 / 3.0, f32::MIN_POSITIVE, f32::MAX, 1e-45],
             regards: Vec::new(),
+            counted_tokens: None,
         },
     };
     let seq = store
@@ -161,6 +162,7 @@ async fn an_event_that_would_read_back_differently_is_refused(db: Database) {
             digest: Hash::of(b"weights"),
             factors: vec![f32::NAN],
             regards: Vec::new(),
+            counted_tokens: None,
         },
     };
     let refused = store

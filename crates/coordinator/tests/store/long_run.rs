@@ -86,6 +86,7 @@ pub fn round(round: u64) -> (Vec<Event>, Vec<Entry>) {
                 end: (assignment + 1) * BLOCKS,
             }],
             attempt: 0,
+            span: None,
         });
     }
     let mut entries = Vec::new();
@@ -135,6 +136,7 @@ pub fn round(round: u64) -> (Vec<Event>, Vec<Entry>) {
             digest: hash("weights", round + 1),
             factors: vec![1.0; WORKERS as usize],
             regards: Vec::new(),
+            counted_tokens: None,
         },
     ]);
     if (round + 1).is_multiple_of(CHECKPOINT_EVERY) {

@@ -141,16 +141,21 @@ impl Aggregator {
                 regard.record = found.map(|found| record(records[update], found));
             }
         }
-        let directed = self == Self::TrustWeighted || direction && self != Self::Mean;
-        let trusted =
-            directed.then(|| trust::coefficients(&geometry, &counts, records, &mut regards));
-        let weights = trusted.as_ref().unwrap_or(&counts);
+        let directed = match self {
+            Self::Mean => return regards,
+            Self::TrustWeighted => true,
+            _ => direction,
+        };
+        let weights = match directed {
+            true => trust::coefficients(&geometry, &counts, records, &mut regards),
+            false => counts.clone(),
+        };
         let coefficients = match self {
-            Self::GeometricMedian => geometric_median::coefficients(&geometry, weights),
-            Self::CentredClipping => centred_clipping::coefficients(&geometry, weights),
+            Self::GeometricMedian => geometric_median::coefficients(&geometry, &weights),
+            Self::CentredClipping => centred_clipping::coefficients(&geometry, &weights),
             // The trimmed mean leaves out by coordinate, when values are summed.
-            Self::TrimmedMean { .. } | Self::TrustWeighted if directed => weights.clone(),
-            Self::Mean | Self::TrimmedMean { .. } | Self::TrustWeighted => return regards,
+            _ if directed => weights,
+            _ => return regards,
         };
         let total: f64 = counts.iter().sum();
         for ((regard, coefficient), count) in regards.iter_mut().zip(coefficients).zip(&counts) {

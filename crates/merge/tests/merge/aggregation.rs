@@ -76,8 +76,8 @@ fn scaled(mut values: Vec<f32>, factor: f32) -> Vec<f32> {
     values
 }
 
-/// The step of a round and how it came to be. Nothing is clipped but where trust, which looks
-/// at directions alone, depends on it.
+/// The step of a round and how it came to be. Nothing is clipped but where directions are looked
+/// at, as a run has it by default: they say nothing of lengths.
 fn step(rule: impl Into<Rule>, tau: f32, updates: &[(Codec, Vec<f32>, f32)]) -> (Vec<f32>, Merge) {
     step_with(rule, tau, updates, &vec![None; updates.len()])
 }
@@ -99,7 +99,8 @@ fn step_with(
             tau,
             aggregator,
             direction,
-            clip_to_median_norm: aggregator == Aggregator::TrustWeighted,
+            clip_to_median_norm: aggregator == Aggregator::TrustWeighted
+                || direction && aggregator != Aggregator::Mean,
             ..plain()
         },
     );

@@ -85,7 +85,7 @@ fn facts(view: &RunView) -> Vec<(&'static str, String)> {
         "Rounds",
         format!(
             "{} of {} and {} of grace, quorum {}, seed {}",
-            match spec.round.tokens {
+            match spec.round.total_tokens {
                 0 => spec.round.rounds.to_string(),
                 tokens => format!("as many as {} tokens take,", humanize::count(tokens)),
             },

@@ -82,7 +82,7 @@ impl Summary {
 
 /// What is done of a run and what there is: rounds, that in progress not among them, or tokens.
 pub fn done(view: &RunView) -> (u64, u64) {
-    match view.spec.round.tokens {
+    match view.spec.round.total_tokens {
         0 => (view.round, view.spec.round.rounds),
         _ => view.done(),
     }
@@ -91,7 +91,7 @@ pub fn done(view: &RunView) -> (u64, u64) {
 /// The same in words, such as `41` of `120 rounds`.
 pub fn done_in_words(view: &RunView) -> (String, String) {
     let (done, whole) = done(view);
-    match view.spec.round.tokens {
+    match view.spec.round.total_tokens {
         0 => (done.to_string(), format!("{whole} rounds")),
         _ => (
             humanize::count(done),
@@ -159,26 +159,20 @@ fn remaining(view: &RunView) -> Option<String> {
         .map(|round| round.duration_ms)
         .collect();
     let (done, whole) = done(view);
-    let left = match view.spec.round.tokens {
+    let left = match view.spec.round.total_tokens {
         0 => whole.saturating_sub(done),
+        // As many merges for each token as before.
         _ => whole
             .saturating_sub(done)
-            .div_ceil(tokens_in_a_round(view).max(1)),
+            .saturating_mul(view.revision.number)
+            .checked_div(done)
+            .unwrap_or(0),
     };
     if recent.is_empty() || left == 0 || phase_kind(&view.phase) != "going" {
         return None;
     }
     let mean = recent.iter().sum::<u64>() / recent.len() as u64;
     Some(humanize::about(mean.saturating_mul(left)))
-}
-
-/// Tokens in a merge of late, as a mean.
-fn tokens_in_a_round(view: &RunView) -> u64 {
-    let recent = merged_rounds(view).rev().take(RECENT_ROUNDS);
-    let (rounds, tokens) = recent.fold((0u64, 0u64), |(rounds, tokens), round| {
-        (rounds + 1, tokens.saturating_add(round.tokens))
-    });
-    tokens.checked_div(rounds).unwrap_or(0)
 }
 
 fn training_loss(view: &RunView) -> Tile {
@@ -361,7 +355,7 @@ mod tests {
     #[test]
     fn a_run_of_so_many_tokens_is_told_in_tokens() {
         let mut view = sample::training_run(41);
-        view.spec.round.tokens = 2_000_000;
+        view.spec.round.total_tokens = 2_000_000;
         view.counted_tokens = 500_000;
         let summary = Summary::new(&view);
         assert_eq!(
@@ -372,14 +366,11 @@ mod tests {
             summary.whole_words,
             format!("{} tokens", humanize::count(2_000_000))
         );
-        let rounds = 1_500_000u64.div_ceil(tokens_in_a_round(&view));
-        let merged: Vec<u64> = merged_rounds(&view)
-            .rev()
-            .take(RECENT_ROUNDS)
-            .map(|r| r.duration_ms)
-            .collect();
-        let mean = merged.iter().sum::<u64>() / merged.len() as u64;
-        assert_eq!(summary.remaining, Some(humanize::about(mean * rounds)));
+        // A quarter in 41 merges: 123 more of three seconds each.
+        for round in &mut view.rounds {
+            round.duration_ms = 3_000;
+        }
+        assert_eq!(remaining(&view), Some(humanize::about(123 * 3_000)));
     }
 
     #[test]

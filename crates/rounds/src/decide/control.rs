@@ -115,6 +115,7 @@ impl Deciding<'_> {
                 format!("no merge of round {round} is waited for"),
             );
         };
+        let counted_tokens = run.tokens_counted(&pending.updates, regards);
         let updates = pending.updates.len();
         if factors.len() != updates {
             let given = factors.len();
@@ -145,6 +146,7 @@ impl Deciding<'_> {
             digest: *digest,
             factors: factors.clone(),
             regards: regards.clone(),
+            counted_tokens,
         });
         if let Some(reason) = self.run().is_long_enough() {
             self.finish(&reason);

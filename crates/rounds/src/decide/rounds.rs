@@ -127,6 +127,7 @@ impl Deciding<'_> {
             base,
             blocks: join(blocks),
             attempt,
+            span: run.span_now(),
         });
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Invariants {
     members: BTreeSet<WorkerId>,
     /// Those that named a life of error feedback since the last rollback.
     with_feedback: BTreeSet<WorkerId>,
+    /// Tokens counted along the live lineage, by number.
+    counted: BTreeMap<u64, u64>,
     /// Digests along the live lineage, by number.
     digests: BTreeMap<u64, Hash>,
     /// Founders, and workers with an accepted update: theirs are merged.
@@ -84,6 +86,7 @@ impl Invariants {
             closing: Vec::new(),
             merged: HashSet::new(),
             live: BTreeMap::new(),
+            counted: BTreeMap::new(),
             live_blocks: HashSet::new(),
             held: HashSet::new(),
             members: BTreeSet::new(),
@@ -135,7 +138,7 @@ impl Invariants {
                 run.next_fresh_block()
             ));
         }
-        if self.settings.tokens > 0 && run.counted_tokens() != self.live_tokens() {
+        if self.settings.total_tokens > 0 && run.counted_tokens() != self.live_tokens() {
             let (counted, live) = (run.counted_tokens(), self.live_tokens());
             return Err(format!("{counted} tokens counted, {live} are merged"));
         }
@@ -292,6 +295,7 @@ impl Invariants {
                 revision,
                 factors,
                 digest,
+                counted_tokens,
                 ..
             } => {
                 ensure(
@@ -302,6 +306,7 @@ impl Invariants {
                     "factors do not fit".into()
                 })?;
                 self.check_merged(*revision)?;
+                self.check_counted(revision.number, *counted_tokens)?;
                 self.digests.insert(revision.number, *digest);
                 self.round_is = RoundIs::None;
             }
@@ -454,6 +459,22 @@ impl Invariants {
         Ok(())
     }
 
+    /// In a run of so many tokens a merge counts some of those that its updates have, and no more.
+    fn check_counted(&mut self, number: u64, counted: Option<u64>) -> Result<(), String> {
+        let of_tokens = self.settings.total_tokens > 0;
+        ensure(of_tokens == counted.is_some(), || {
+            format!("revision {number} counts {counted:?}")
+        })?;
+        let merged = self.live.get(&number).map_or(0, Vec::len) as u64 * TOKENS_PER_BLOCK;
+        if let Some(counted) = counted {
+            ensure((1..=merged).contains(&counted), || {
+                format!("revision {number} counts {counted} of {merged} tokens")
+            })?;
+            self.counted.insert(number, counted);
+        }
+        Ok(())
+    }
+
     fn check_rolled_back(&mut self, to: Revision, revision: Revision) -> Result<(), String> {
         ensure(self.round_is != RoundIs::Open, || {
             "rolled back inside a round".into()
@@ -471,6 +492,7 @@ impl Invariants {
             }
         }
         self.digests.split_off(&(to.number + 1));
+        self.counted.split_off(&(to.number + 1));
         self.with_feedback.clear();
         // What waited is dropped, and no lease outlives a rollback.
         self.held.clear();
@@ -485,15 +507,15 @@ impl Invariants {
         Ok(())
     }
 
-    /// Tokens in the merges of the live lineage, all of which count in full here.
+    /// Tokens that the merges of the live lineage counted.
     fn live_tokens(&self) -> u64 {
-        self.live_blocks.len() as u64 * TOKENS_PER_BLOCK
+        self.counted.values().sum()
     }
 
     /// What was promised for the end: all that was leased is done or came back.
     pub fn check_end(&self) -> Result<(), String> {
         ensure(self.finished, || "the run did not finish".into())?;
-        match self.settings.tokens {
+        match self.settings.total_tokens {
             0 => ensure(self.revision.number == self.settings.rounds, || {
                 "rounds are missing".into()
             })?,

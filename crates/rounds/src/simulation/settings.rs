@@ -54,7 +54,7 @@ impl SimulationSettings {
         let blocks = rounds * u64::from(workers) * (1 + seed % 3);
         let round = RoundSettings {
             rounds,
-            tokens: if seed % 5 == 2 {
+            total_tokens: if seed % 5 == 2 {
                 blocks * TOKENS_PER_BLOCK
             } else {
                 0

@@ -316,7 +316,8 @@ fn a_run_is_finished_after_its_rounds_and_takes_nothing_more() {
     story.whole_round(3);
     assert_eq!(story.run.progress(), 0.5);
     let (_, lease) = story.run.assignment_of(WorkerId(1)).unwrap();
-    assert_eq!(story.run.span_of(lease), (0.5, 1.0));
+    let span = story.run.span_of(lease);
+    assert_eq!((span.from, span.to), (0.5, 1.0));
     story.update(1);
     story.update(2);
     story.pass(14_000);

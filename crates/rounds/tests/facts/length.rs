@@ -1,13 +1,13 @@
 //! Runs that are as long as so many tokens, however many rounds they take.
 
-use opengpu_rounds::{Phase, RoundSettings, WorkerId};
+use opengpu_rounds::{AuditRules, Phase, RoundSettings, WEIGHING, WorkerId};
 
 use crate::story::{Story, revision, settings};
 
 /// Three workers train a thousand tokens each in a round.
-fn of_tokens(tokens: u64) -> Story {
+fn of_tokens(total_tokens: u64) -> Story {
     let settings = RoundSettings {
-        tokens,
+        total_tokens,
         rounds: 4,
         ..settings()
     };
@@ -16,7 +16,8 @@ fn of_tokens(tokens: u64) -> Story {
 
 fn span(story: &Story, worker: u64) -> (f64, f64) {
     let (_, lease) = story.run.assignment_of(WorkerId(worker)).unwrap();
-    story.run.span_of(lease)
+    let span = story.run.span_of(lease);
+    (span.from, span.to)
 }
 
 /// All send; the first updates count so much of their weight.
@@ -50,6 +51,71 @@ fn an_update_counts_as_many_tokens_as_its_part_of_its_weight() {
     // Nothing, a quarter, and no more than it trained.
     round_counting(&mut story, &[0.0, 0.25, 2.0]);
     assert_eq!(story.run.counted_tokens(), 1_250);
+}
+
+#[test]
+fn shares_that_float32_leaves_a_little_short_of_the_whole_count_whole() {
+    let mut story = of_tokens(100_000);
+    round_counting(&mut story, &[0.999_999_94, 0.999_999_94, 1.0]);
+    assert_eq!(story.run.counted_tokens(), 3_000);
+}
+
+/// A machine whose own word is that it trains a thousand times what others do.
+#[test]
+fn a_node_counts_no_more_tokens_than_its_limited_weight_has() {
+    let settings = RoundSettings {
+        total_tokens: 10_000_000,
+        weighing: WEIGHING,
+        max_workers: 20,
+        max_blocks: 10_000,
+        blocks_per_epoch: 1_000_000,
+        ..settings()
+    };
+    let mut story = Story::started(settings, 8);
+    story.see(8, 1_000.0);
+    story.form();
+    for worker in 1..=8 {
+        story.update(worker);
+    }
+    let others = 7 * 1_000;
+    let pending = story.run.pending_merge().unwrap();
+    let claimed: u64 = pending.updates.iter().map(|update| update.tokens).sum();
+    assert!(claimed > 100 * others, "{claimed}");
+    story.merge();
+    // A quarter of the round at most, and so a third of what the others have together.
+    let counted = story.run.counted_tokens();
+    assert!(
+        counted >= others && counted <= others * 4 / 3 + 100,
+        "{counted}"
+    );
+}
+
+#[test]
+fn an_audit_trains_with_the_span_that_the_worker_had() {
+    let settings = RoundSettings {
+        total_tokens: 50_000,
+        audit: AuditRules {
+            enabled: true,
+            rate: 1.0,
+        },
+        ..settings()
+    };
+    let mut story = Story::training(settings, 3);
+    let given = span(&story, 1);
+    let assignment = story.assignment(1).unwrap();
+    for worker in 1..=3 {
+        story.update(worker);
+    }
+    story.merge();
+    let (_, audit) = story
+        .run
+        .audits()
+        .find(|(id, _)| *id == assignment)
+        .unwrap();
+    let again = story.run.span_of_audited(audit);
+    assert_eq!((again.from, again.to), given);
+    // And not with what is counted by now.
+    assert!(story.run.progress() > given.0);
 }
 
 #[test]
@@ -89,7 +155,7 @@ fn a_late_assignment_keeps_the_progress_that_it_was_given_with() {
     story.merge();
     story.all_fetch();
     assert_eq!(given_with(&story), first);
-    assert!(span(&story, 1).0 > first.0);
+    assert!(span(&story, 1).0 > first.from);
 }
 
 #[test]

@@ -130,11 +130,11 @@ fn rules() -> impl Strategy<Value = RoundSettings> {
         prop_oneof![Just(0u64), 1..6_000u64],
     )
         .prop_map(
-            |(min_workers, quorum, blocks_per_epoch, staleness_rounds, waits, tokens)| {
+            |(min_workers, quorum, blocks_per_epoch, staleness_rounds, waits, total_tokens)| {
                 let (grace_ms, forming_ms) = waits;
                 RoundSettings {
                     rounds: 6,
-                    tokens,
+                    total_tokens,
                     blocks_per_epoch,
                     min_workers,
                     max_workers: 4,
@@ -349,6 +349,7 @@ fn stray() -> impl Strategy<Value = EventKind> {
             digest,
             factors: vec![],
             regards: Vec::new(),
+            counted_tokens: Some(round),
         }),
         worker().prop_map(|worker| EventKind::WorkerLeft {
             worker,

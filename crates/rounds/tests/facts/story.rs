@@ -25,7 +25,7 @@ pub struct Story {
 pub fn settings() -> RoundSettings {
     RoundSettings {
         rounds: 100,
-        tokens: 0,
+        total_tokens: 0,
         blocks_per_epoch: 1000,
         min_workers: 3,
         max_workers: 8,

@@ -14,7 +14,6 @@ use opengpu_rounds::{
 
 use super::asked::Answer;
 use super::candidates::{candidates, whose};
-use super::own::progress;
 use super::proof::{drawn, prove};
 use crate::Coordinator;
 use crate::driver::LiveRun;
@@ -295,7 +294,7 @@ impl Case {
                 audit.base
             )
         })?;
-        let (progress_from, progress_to) = progress(&self.run, audit);
+        let span = self.run.state().span_of_audited(audit);
         let chunks = drawn(&self.run, audit);
         Ok(AuditPlan {
             number: 0,
@@ -303,8 +302,8 @@ impl Case {
             digest,
             blocks: audit.blocks.clone(),
             blocks_completed: audit.blocks_completed,
-            progress_from,
-            progress_to,
+            progress_from: span.from,
+            progress_to: span.to,
             chunks: chunks.into_iter().map(|chunk| chunk as u32).collect(),
         })
     }

@@ -41,14 +41,14 @@ impl Own {
         let training = &run.dataset.training;
         let shards = training.shards.iter();
         let files = shards.map(|shard| self.blobs.path(shard.hash)).collect();
-        let (progress_from, progress_to) = progress(run, audit);
+        let span = run.state().span_of_audited(audit);
         let request = TrainRequest {
             blocks: audit.blocks.iter().map(|b| (b.start, b.end)).collect(),
             blocks_per_epoch: run.spec.round.blocks_per_epoch,
             block_sequences: run.spec.block_sequences,
             seed: run.spec.seed,
-            progress_from,
-            progress_to,
+            progress_from: span.from,
+            progress_to: span.to,
             at_most_blocks: Some(audit.blocks_completed),
             out: out.path().to_owned(),
             slowdown: 1.0,
@@ -97,9 +97,4 @@ impl Own {
             .await
             .with_context(|| format!("the weights of revision {revision}"))
     }
-}
-
-/// Progress of the run at the first and after the last step of an audited assignment.
-pub(super) fn progress(run: &LiveRun, audit: &Audit) -> (f64, f64) {
-    run.state().span_of_audited(audit)
 }
