@@ -59,7 +59,7 @@ fn settings(choice: u8) -> OuterSettings {
             Aggregator::CentredClipping,
             Aggregator::TrimmedMean { part: 0.25 },
         ][usize::from(choice % 5)],
-        direction: choice % 3 != 0,
+        direction: !choice.is_multiple_of(3),
     }
 }
 

@@ -480,7 +480,10 @@ fn log() -> Vec<Seed> {
             base,
             blocks: vec![BlockRange { start: 3, end: 9 }],
             attempt: 0,
-            span: Some(opengpu_rounds::ScheduleSpan { from: 0.25, to: 0.5 }),
+            span: Some(opengpu_rounds::ScheduleSpan {
+                from: 0.25,
+                to: 0.5,
+            }),
         },
         EventKind::UpdateAccepted {
             assignment,
