@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use opengpu_protocol::{Aggregator, RunSpec, SyncSettings, TrustSettings};
-use opengpu_rounds::{AuditRules, RoundSettings};
+use opengpu_rounds::{AuditRules, RoundSettings, WEIGHING};
 use opengpu_trainer_protocol::InnerSettings;
 use serde::{Deserialize, Serialize};
 
@@ -132,6 +132,7 @@ impl Federated {
             forming_ms: 0,
             max_blocks: self.steps,
             audit,
+            weighing: WEIGHING,
             ..defaults
         })
     }

@@ -310,6 +310,18 @@ mod tests {
     "#;
 
     #[test]
+    fn runs_from_before_directions_were_looked_at_are_merged_without() {
+        let mut spec: RunSpec = toml::from_str(FILE).unwrap();
+        assert!(spec.trust.direction);
+        for (weighing, expected) in [(0, false), (1, false), (opengpu_rounds::WEIGHING, true)] {
+            spec.round.weighing = weighing;
+            assert_eq!(spec.outer_settings().direction, expected, "{weighing}");
+        }
+        spec.trust.direction = false;
+        assert!(!spec.outer_settings().direction);
+    }
+
+    #[test]
     fn a_run_file_reads_and_reads_back_the_same() {
         let spec = RunSpec::from_toml(FILE).unwrap();
         assert_eq!(spec.sync.up, Codec::Sparse { k: 64 });

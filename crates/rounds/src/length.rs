@@ -4,12 +4,13 @@
 //! A fleet is not the same from round to round. Workers that leave, or whose updates count for
 //! nothing, make rounds smaller; a run of so many rounds then learns from less than was meant,
 //! and a run of so many tokens takes more rounds instead. A token counts as far as its update
-//! did, by its weight as it was limited ([`crate::weights`]) and by what its merge found.
+//! did: by how far its weight was limited ([`crate::weights`]), and by what its merge found.
+//! Reputation is left out: it says how updates weigh against each other, and where all nodes
+//! are new it would only make the run longer.
 
 use serde::{Deserialize, Serialize};
 
-use crate::weight::unlimited;
-use crate::{Audit, Lease, PendingUpdate, Regard, Revision, Run, weights};
+use crate::{Audit, Lease, PendingUpdate, Regard, Revision, Run, weight, weights};
 
 /// Parts of an update that are told apart when its tokens are counted: enough that nothing is
 /// lost, and so few that what float32 shares lack of the whole is none.
@@ -100,8 +101,9 @@ impl Run {
         let limited = weights(self.settings.weighing, updates);
         let of = |(index, update): (usize, &PendingUpdate)| {
             let counted = regards.get(index).map_or(1.0, |regard| regard.counted);
-            let weighed = f64::from(limited[index]) / unlimited(update).max(f64::MIN_POSITIVE);
-            let part = (weighed * f64::from(counted)).clamp(0.0, 1.0);
+            let weight = f64::from(weight(update)).max(f64::MIN_POSITIVE);
+            let part = f64::from(limited[index]) / weight * f64::from(counted);
+            let part = part.clamp(0.0, 1.0);
             let parts = (part * PARTS).round() as u128;
             (u128::from(update.tokens) * parts / PARTS as u128) as u64
         };

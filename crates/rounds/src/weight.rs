@@ -31,13 +31,9 @@ pub const NEWCOMERS_PART: f64 = 0.25;
 ///
 /// Times the part that its node's reputation lets it have.
 pub fn weight(update: &PendingUpdate) -> f32 {
-    (unlimited(update) * f64::from(update.trust)) as f32
-}
-
-/// The same before anything limits it.
-pub(crate) fn unlimited(update: &PendingUpdate) -> f64 {
     let tokens = update.tokens as f64;
-    tokens * tokens / update.blocks.max(1) as f64
+    let weight = tokens * tokens / update.blocks.max(1) as f64;
+    (weight * f64::from(update.trust)) as f32
 }
 
 /// The weights of a round's updates, none of them larger than [`weight`]: those of a node that

@@ -162,11 +162,11 @@ fn remaining(view: &RunView) -> Option<String> {
     let left = match view.spec.round.total_tokens {
         0 => whole.saturating_sub(done),
         // As many merges for each token as before.
+        _ if done == 0 => 0,
         _ => whole
             .saturating_sub(done)
             .saturating_mul(view.revision.number)
-            .checked_div(done)
-            .unwrap_or(0),
+            .div_ceil(done),
     };
     if recent.is_empty() || left == 0 || phase_kind(&view.phase) != "going" {
         return None;

@@ -184,6 +184,8 @@ impl Invariants {
                         | EventKind::Audited { .. }
                         | EventKind::AuditOpened { .. }
                         | EventKind::CreditReturned { .. }
+                        // A person takes back who was left out, late.
+                        | EventKind::Readmitted { .. }
                 ),
             || "something was decided after the end".into(),
         )?;

@@ -1,6 +1,6 @@
 //! Runs that are as long as so many tokens, however many rounds they take.
 
-use opengpu_rounds::{AuditRules, Phase, RoundSettings, WEIGHING, WorkerId};
+use opengpu_rounds::{AuditOutcome, AuditRules, Phase, RoundSettings, WEIGHING, WorkerId};
 
 use crate::story::{Story, revision, settings};
 
@@ -91,6 +91,31 @@ fn a_node_counts_no_more_tokens_than_its_limited_weight_has() {
 }
 
 #[test]
+fn reputation_changes_what_updates_weigh_and_not_what_they_count() {
+    let settings = RoundSettings {
+        total_tokens: 1_000_000,
+        weighing: WEIGHING,
+        audit: AuditRules {
+            enabled: true,
+            rate: 0.0,
+        },
+        ..settings()
+    };
+    let mut story = Story::started(settings, 4);
+    for sight in story.fleet.values_mut() {
+        sight.reputation = 0.0;
+    }
+    story.form();
+    for worker in 1..=4 {
+        story.update(worker);
+    }
+    let pending = story.run.pending_merge().unwrap();
+    assert!(pending.updates.iter().all(|update| update.trust < 1.0));
+    story.merge();
+    assert_eq!(story.run.counted_tokens(), 4_000);
+}
+
+#[test]
 fn an_audit_trains_with_the_span_that_the_worker_had() {
     let settings = RoundSettings {
         total_tokens: 50_000,
@@ -101,7 +126,19 @@ fn an_audit_trains_with_the_span_that_the_worker_had() {
         ..settings()
     };
     let mut story = Story::training(settings, 3);
+    round_counting(&mut story, &[]);
+    let audits: Vec<_> = story
+        .run
+        .audits()
+        .map(|(id, audit)| (id, audit.worker))
+        .collect();
+    for (id, worker) in audits {
+        story.open(id, worker.0).unwrap();
+        story.audited(id, AuditOutcome::Passed).unwrap();
+    }
+    story.all_fetch();
     let given = span(&story, 1);
+    assert_eq!(given, (0.06, 0.12));
     let assignment = story.assignment(1).unwrap();
     for worker in 1..=3 {
         story.update(worker);
