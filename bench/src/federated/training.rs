@@ -296,7 +296,7 @@ impl<'a> Training<'a> {
                 blocks_completed,
                 payload: hash,
                 payload_bytes: payload.len() as u64,
-                tokens_per_block: tokens_per_block(self.data, self.inner),
+                tokens_per_block: self.tokens_per_block(),
                 feedback,
                 commitment,
                 draw: mix(mix(mix(self.schedule.seed) ^ round) ^ id.0),
@@ -550,10 +550,10 @@ impl<'a> Training<'a> {
         let worker = self.workers.get(&id);
         worker.is_some_and(|worker| worker.attack.is_some_and(Attack::is_fresh))
     }
-}
 
-fn tokens_per_block(data: &Data, inner: &InnerSettings) -> u64 {
-    (inner.batch_sequences * data.model.max_position_embeddings) as u64
+    fn tokens_per_block(&self) -> u64 {
+        (self.inner.batch_sequences * self.data.model.max_position_embeddings) as u64
+    }
 }
 
 /// What was found about each update, in parts of its weight.

@@ -94,7 +94,8 @@ pub fn merge_round(
     let regards = settings.aggregator.weigh(
         settings.direction,
         layout,
-        (&payloads, &clipping),
+        &payloads,
+        &clipping,
         &shares,
         &records,
     );

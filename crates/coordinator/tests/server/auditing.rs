@@ -27,6 +27,18 @@ pub(super) struct Listening {
     directives: Directives,
 }
 
+/// What `look` finds, as soon as it finds something.
+async fn wait_until<T>(what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "not within a minute: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 impl Listening {
     async fn to(worker: Worker) -> Self {
         let directives = worker.client.directives(Duration::from_secs(20)).await;
@@ -193,35 +205,26 @@ impl Story {
     }
 
     async fn finding(&self) -> Finding {
-        let started = Instant::now();
-        loop {
+        let found = async || {
             let log = self.server.operator().whole_log(self.run).await.unwrap();
-            let found = log.into_iter().find_map(|entry| match entry.event.kind {
+            log.into_iter().find_map(|entry| match entry.event.kind {
                 EventKind::Audited { finding, .. } => Some(finding),
                 _ => None,
-            });
-            if let Some(found) = found {
-                return found;
-            }
-            assert!(started.elapsed() < PATIENCE, "nothing was found");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            })
+        };
+        wait_until("something is found", found).await
     }
 
     /// How many audits the stranger passed and failed, once the first is noted: a moment after it
     /// is in the log.
     async fn audits_of_stranger(&self) -> (u64, u64) {
-        let started = Instant::now();
-        loop {
+        let noted = async || {
             let node = self.stranger.worker.node;
             let view = self.server.operator().node_view(node).await.unwrap();
             let audits = (view.audits_passed, view.audits_failed);
-            if audits != (0, 0) {
-                return audits;
-            }
-            assert!(started.elapsed() < PATIENCE, "no audit is noted");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            (audits != (0, 0)).then_some(audits)
+        };
+        wait_until("an audit is noted", noted).await
     }
 
     /// The ledger has the stranger's update alone, and credits just these of the vouched nodes, in

@@ -113,7 +113,8 @@ impl Aggregator {
         self,
         direction: bool,
         layout: &Layout,
-        (payloads, clipping): (&[Payload], &Clipping),
+        payloads: &[Payload],
+        clipping: &Clipping,
         shares: &[f32],
         records: &[Option<f32>],
     ) -> Vec<Regard> {

@@ -4,7 +4,7 @@ use askama::Template;
 use opengpu_protocol::wire::RunView;
 
 use super::Frame;
-use super::summary::{done, done_in_words, explanation, phase_kind, phase_word};
+use super::summary::{Done, explanation, phase_kind, phase_word};
 use crate::humanize;
 
 /// The whole page.
@@ -37,14 +37,8 @@ pub struct RunEntry {
     pub phase_kind: &'static str,
     /// Why it is in that phase.
     pub explanation: String,
-    /// What is done, in rounds or tokens.
-    pub done: u64,
-    /// What there is to do.
-    pub whole: u64,
-    /// What is done, in words.
-    pub done_words: String,
-    /// What there is to do, in words.
-    pub whole_words: String,
+    /// How much is done.
+    pub done: Done,
     /// Latest training loss.
     pub loss: String,
     /// Accepted tokens.
@@ -56,23 +50,16 @@ pub struct RunEntry {
 impl RunList {
     /// The list of these runs.
     pub fn new(runs: &[RunView]) -> Self {
-        let entry = |view: &RunView| {
-            let (done, whole) = done(view);
-            let (done_words, whole_words) = done_in_words(view);
-            RunEntry {
-                run: view.run.0,
-                name: view.spec.name.clone(),
-                phase: phase_word(&view.phase),
-                phase_kind: phase_kind(&view.phase),
-                explanation: explanation(view),
-                done,
-                whole,
-                done_words,
-                whole_words,
-                loss: view.training_loss.map_or("–".into(), humanize::loss),
-                tokens: humanize::count(view.tokens),
-                workers: view.workers.len(),
-            }
+        let entry = |view: &RunView| RunEntry {
+            run: view.run.0,
+            name: view.spec.name.clone(),
+            phase: phase_word(&view.phase),
+            phase_kind: phase_kind(&view.phase),
+            explanation: explanation(view),
+            done: Done::of(view),
+            loss: view.training_loss.map_or("–".into(), humanize::loss),
+            tokens: humanize::count(view.tokens),
+            workers: view.workers.len(),
         };
         Self {
             runs: runs.iter().map(entry).collect(),

@@ -23,16 +23,10 @@ pub struct Summary {
     /// What those who hear the page are told when it changes: seldom, for a fast run changes
     /// its phase every second.
     pub announcement: &'static str,
-    /// What is done, in rounds or tokens.
-    pub done: u64,
-    /// What there is to do.
-    pub whole: u64,
+    /// How much is done.
+    pub done: Done,
     /// The same in percent.
     pub percent: u64,
-    /// What is done, in words.
-    pub done_words: String,
-    /// What there is to do, in words, with what it is counted in.
-    pub whole_words: String,
     /// Time yet to come, while the run goes on.
     pub remaining: Option<String>,
     /// The numbers.
@@ -54,19 +48,17 @@ pub struct Tile {
 impl Summary {
     /// Of this run.
     pub fn new(view: &RunView) -> Self {
-        let (done, whole) = done(view);
-        let (done_words, whole_words) = done_in_words(view);
+        let done = Done::of(view);
         Self {
             phase: phase_word(&view.phase),
             phase_kind: phase_kind(&view.phase),
             explanation: explanation(view),
             announcement: announcement(&view.phase),
+            percent: (done.now.min(done.whole) * 100)
+                .checked_div(done.whole)
+                .unwrap_or(0),
+            remaining: remaining(view, &done),
             done,
-            whole,
-            percent: (done.min(whole) * 100).checked_div(whole).unwrap_or(0),
-            done_words,
-            whole_words,
-            remaining: remaining(view),
             tiles: vec![
                 training_loss(view),
                 held_out(view),
@@ -80,23 +72,36 @@ impl Summary {
     }
 }
 
-/// What is done of a run and what there is: rounds, that in progress not among them, or tokens.
-pub fn done(view: &RunView) -> (u64, u64) {
-    match view.spec.round.total_tokens {
-        0 => (view.round, view.spec.round.rounds),
-        _ => view.done(),
-    }
+/// How much of a run is done: rounds, that in progress not among them, or tokens.
+pub struct Done {
+    /// So much.
+    pub now: u64,
+    /// Of so much.
+    pub whole: u64,
+    /// The first in words, such as `41`.
+    pub now_words: String,
+    /// The second in words with what is counted, such as `120 rounds`.
+    pub whole_words: String,
 }
 
-/// The same in words, such as `41` of `120 rounds`.
-pub fn done_in_words(view: &RunView) -> (String, String) {
-    let (done, whole) = done(view);
-    match view.spec.round.total_tokens {
-        0 => (done.to_string(), format!("{whole} rounds")),
-        _ => (
-            humanize::count(done),
-            format!("{} tokens", humanize::count(whole)),
-        ),
+impl Done {
+    /// Of this run.
+    pub fn of(view: &RunView) -> Self {
+        let (counted, whole) = view.done();
+        match view.spec.round.total_tokens {
+            0 => Self {
+                now: view.round,
+                whole,
+                now_words: view.round.to_string(),
+                whole_words: format!("{whole} rounds"),
+            },
+            _ => Self {
+                now: counted,
+                whole,
+                now_words: humanize::count(counted),
+                whole_words: format!("{} tokens", humanize::count(whole)),
+            },
+        }
     }
 }
 
@@ -152,21 +157,20 @@ fn merged_rounds(view: &RunView) -> impl DoubleEndedIterator<Item = &RoundView> 
         .filter(|round| round.revision.is_some() && round.merged > 0)
 }
 
-fn remaining(view: &RunView) -> Option<String> {
+fn remaining(view: &RunView, done: &Done) -> Option<String> {
     let recent: Vec<u64> = merged_rounds(view)
         .rev()
         .take(RECENT_ROUNDS)
         .map(|round| round.duration_ms)
         .collect();
-    let (done, whole) = done(view);
+    let to_do = done.whole.saturating_sub(done.now);
     let left = match view.spec.round.total_tokens {
-        0 => whole.saturating_sub(done),
+        0 => to_do,
+        _ if done.now == 0 => 0,
         // As many merges for each token as before.
-        _ if done == 0 => 0,
-        _ => whole
-            .saturating_sub(done)
+        _ => to_do
             .saturating_mul(view.revision.number)
-            .div_ceil(done),
+            .div_ceil(done.now),
     };
     if recent.is_empty() || left == 0 || phase_kind(&view.phase) != "going" {
         return None;
@@ -359,18 +363,21 @@ mod tests {
         view.counted_tokens = 500_000;
         let summary = Summary::new(&view);
         assert_eq!(
-            (summary.done, summary.whole, summary.percent),
+            (summary.done.now, summary.done.whole, summary.percent),
             (500_000, 2_000_000, 25)
         );
         assert_eq!(
-            summary.whole_words,
+            summary.done.whole_words,
             format!("{} tokens", humanize::count(2_000_000))
         );
         // A quarter in 41 merges: 123 more of three seconds each.
         for round in &mut view.rounds {
             round.duration_ms = 3_000;
         }
-        assert_eq!(remaining(&view), Some(humanize::about(123 * 3_000)));
+        assert_eq!(
+            Summary::new(&view).remaining,
+            Some(humanize::about(123 * 3_000))
+        );
     }
 
     #[test]
@@ -389,9 +396,9 @@ mod tests {
     #[test]
     fn time_left_is_told_only_while_the_run_goes_on() {
         let mut view = sample::training_run(3);
-        assert!(remaining(&view).is_some());
+        assert!(Summary::new(&view).remaining.is_some());
         view.phase = "paused".into();
-        assert!(remaining(&view).is_none());
+        assert!(Summary::new(&view).remaining.is_none());
     }
 
     #[test]

@@ -115,7 +115,6 @@ impl Deciding<'_> {
                 format!("no merge of round {round} is waited for"),
             );
         };
-        let counted_tokens = run.tokens_counted(&pending.updates, regards);
         let updates = pending.updates.len();
         if factors.len() != updates {
             let given = factors.len();
@@ -134,6 +133,7 @@ impl Deciding<'_> {
                 format!("the merge has {updates} updates and findings about {given}"),
             );
         }
+        let counted_tokens = run.tokens_counted(&pending.updates, regards);
         let revision = Revision {
             number: run.revision.number + 1,
             ..run.revision

@@ -28,6 +28,15 @@ pub struct Layout {
     depth: usize,
 }
 
+#[cfg(all(test, feature = "cuda", feature = "rocm"))]
+impl Layout {
+    const EXAMPLE: Self = Self {
+        heads: 4,
+        kv_heads: 2,
+        depth: 64,
+    };
+}
+
 impl From<Heads> for Layout {
     fn from(sizes: Heads) -> Self {
         Self {

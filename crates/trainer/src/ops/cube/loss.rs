@@ -152,20 +152,16 @@ pub fn losses_and_gradients(
 
 #[cfg(all(test, feature = "cuda", feature = "rocm"))]
 mod tests {
-    use super::super::offline::{BUFFER, assert_compiles, properties, settings};
+    use super::super::offline::{
+        BUFFER, assert_compiles, float_and_int, properties, settings, target,
+    };
     use super::*;
-    use burn::backend::cubecl::dtype_to_storage_type;
-    use burn::tensor::DType;
-
     #[test]
     fn gpu_losses_compile_for_both_makers() {
-        let float = dtype_to_storage_type(DType::F32);
-        let int = dtype_to_storage_type(DType::I32);
-        let target = std::sync::Arc::new(TargetProperties::default());
         assert_compiles(&cross_entropy::CrossEntropy::new(
             settings(),
             properties(),
-            target,
+            target(),
             BUFFER,
             BUFFER,
             BUFFER,
@@ -174,7 +170,7 @@ mod tests {
             (),
             (),
             true,
-            [float, int],
+            float_and_int(),
         ));
     }
 }

@@ -218,27 +218,24 @@ pub fn backward(
 
 #[cfg(all(test, feature = "cuda", feature = "rocm"))]
 mod tests {
-    use burn::backend::cubecl::dtype_to_storage_type;
-    use burn::tensor::DType;
-
-    use super::super::offline::{BUFFER, assert_compiles, properties, settings};
+    use super::super::offline::{
+        BUFFER, assert_compiles, float_and_int, properties, settings, target,
+    };
     use super::*;
 
     #[test]
     fn gpu_norms_compile_for_both_makers() {
-        let float = dtype_to_storage_type(DType::F32);
-        let target = std::sync::Arc::new(TargetProperties::default());
         assert_compiles(&normalise::Normalise::new(
             settings(),
             properties(),
-            target,
+            target(),
             BUFFER,
             BUFFER,
             BUFFER,
             (),
             (),
             (),
-            float,
+            float_and_int()[0],
         ));
     }
 }

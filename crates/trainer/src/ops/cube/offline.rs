@@ -3,12 +3,16 @@
 
 use std::sync::Arc;
 
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::tensor::DType;
 use cubecl::cuda::{CudaCompilationOptions, CudaCompiler};
 use cubecl::hip::{HipCompilationOptions, HipCompiler};
 use cubecl::ir::amd::GfxArch;
 use cubecl::ir::features::Features;
 use cubecl::ir::nvidia::SmArch;
-use cubecl::ir::{DeviceIdentity, HardwareProperties, MemoryDeviceProperties, VectorSize};
+use cubecl::ir::{
+    DeviceIdentity, ElemType, HardwareProperties, MemoryDeviceProperties, VectorSize,
+};
 use cubecl::prelude::*;
 use cubecl::profile::TimingMethod;
 use cubecl::{Compiler, CubeKernel};
@@ -17,6 +21,16 @@ use super::buffer::{UNITS, workgroup};
 
 /// A kernel's argument that is a buffer.
 pub const BUFFER: BufferCompilationArg = BufferCompilationArg { inplace: None };
+
+/// The element types of weights and of tokens.
+pub fn float_and_int() -> [ElemType; 2] {
+    [DType::F32, DType::I32].map(dtype_to_storage_type)
+}
+
+/// What a kernel is compiled for, as far as it asks.
+pub fn target() -> Arc<TargetProperties> {
+    Arc::new(TargetProperties::default())
+}
 
 /// What a kernel is compiled with.
 pub fn settings() -> KernelSettings {

@@ -301,26 +301,17 @@ pub fn backward(
 
 #[cfg(all(test, feature = "cuda", feature = "rocm"))]
 mod tests {
-    use burn::backend::cubecl::dtype_to_storage_type;
-    use burn::tensor::DType;
-
-    use super::super::super::offline::{BUFFER, assert_compiles, properties, settings};
+    use super::super::super::offline::{
+        BUFFER, assert_compiles, float_and_int, properties, settings, target,
+    };
     use super::*;
 
     #[test]
     fn gpu_attention_gradients_compile_for_both_makers() {
-        let float = dtype_to_storage_type(DType::F32);
-        let int = dtype_to_storage_type(DType::I32);
-        let target = std::sync::Arc::new(TargetProperties::default());
-        let layout = Layout {
-            heads: 4,
-            kv_heads: 2,
-            depth: 64,
-        };
         assert_compiles(&query_gradient::QueryGradient::new(
             settings(),
             properties(),
-            target.clone(),
+            target(),
             BUFFER,
             BUFFER,
             BUFFER,
@@ -329,13 +320,13 @@ mod tests {
             BUFFER,
             (),
             (),
-            layout,
-            [float, int],
+            Layout::EXAMPLE,
+            float_and_int(),
         ));
         assert_compiles(&key_value_gradient::KeyValueGradient::new(
             settings(),
             properties(),
-            target,
+            target(),
             BUFFER,
             BUFFER,
             BUFFER,
@@ -344,8 +335,8 @@ mod tests {
             BUFFER,
             (),
             (),
-            layout,
-            [float, int],
+            Layout::EXAMPLE,
+            float_and_int(),
         ));
     }
 }

@@ -192,34 +192,25 @@ pub fn forward(
 
 #[cfg(all(test, feature = "cuda", feature = "rocm"))]
 mod tests {
-    use burn::backend::cubecl::dtype_to_storage_type;
-    use burn::tensor::DType;
-
-    use super::super::super::offline::{BUFFER, assert_compiles, properties, settings};
+    use super::super::super::offline::{
+        BUFFER, assert_compiles, float_and_int, properties, settings, target,
+    };
     use super::*;
 
     #[test]
     fn gpu_attention_compiles_for_both_makers() {
-        let float = dtype_to_storage_type(DType::F32);
-        let int = dtype_to_storage_type(DType::I32);
-        let target = std::sync::Arc::new(TargetProperties::default());
-        let layout = Layout {
-            heads: 4,
-            kv_heads: 2,
-            depth: 64,
-        };
         assert_compiles(&attend::Attend::new(
             settings(),
             properties(),
-            target,
+            target(),
             BUFFER,
             BUFFER,
             BUFFER,
             BUFFER,
             (),
             (),
-            layout,
-            [float, int],
+            Layout::EXAMPLE,
+            float_and_int(),
         ));
     }
 }
